@@ -1,0 +1,220 @@
+//! The command line: what was asked for, and the exit code.
+//!
+//! Shell. 0 is good, 1 failed at run time, 2 is wrong usage or configuration.
+#![allow(clippy::disallowed_methods, reason = "shell: reads the configuration file and the environment")]
+
+use crate::config::{Config, ConfigError};
+use crate::explain::{self, Question};
+use crate::tools::client::ToolError;
+use crate::tools::{burst, healthcheck, spread};
+use crate::{backend, control, demo, log};
+use clap::{Args, Parser, Subcommand};
+use std::fmt::Display;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+const RUN_FAILED: u8 = 1;
+const WRONG_CONFIG: u8 = 2;
+
+#[derive(Parser)]
+#[command(
+    name = "rateguard",
+    version,
+    about = "A distributed API gateway with exact rate limiting",
+    max_term_width = 100
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the gateway
+    Run(ConfigFile),
+    /// Run the gateway with demo backends in one process; nothing else is needed
+    Demo {
+        /// Where the gateway listens
+        #[arg(long, default_value = "127.0.0.1:8080")]
+        listen: SocketAddr,
+        /// Where the admin port listens, or "off"
+        #[arg(long, default_value = "127.0.0.1:9090")]
+        admin: String,
+        /// How many backends
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=demo::BACKENDS_MAX as i64))]
+        backends: u16,
+    },
+    /// Validate a configuration
+    Check {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Print the effective configuration with every default, secrets masked
+        #[arg(long)]
+        print: bool,
+    },
+    /// Say who a request is, which route and limits it falls under, and which keys; consumes nothing
+    Explain {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// GET, POST, ...
+        method: String,
+        /// The path, with or without a query
+        path: String,
+        /// The address that the connection comes from
+        #[arg(long, default_value = "127.0.0.1")]
+        ip: IpAddr,
+        /// A header line, "Name: value"; may be repeated
+        #[arg(short = 'H', long = "header")]
+        headers: Vec<String>,
+    },
+    /// Run a demo backend
+    Backend {
+        /// Where it listens
+        #[arg(long, default_value = "0.0.0.0:5000")]
+        listen: SocketAddr,
+    },
+    /// Send a concurrent burst and show which requests got a token and which were throttled
+    Burst {
+        /// http://host[:port]/path
+        url: String,
+        /// Requests
+        #[arg(short = 'n', long, default_value_t = 50)]
+        requests: usize,
+        /// Requests at one time
+        #[arg(short = 'c', long, default_value_t = 50)]
+        concurrency: usize,
+        #[command(flatten)]
+        headers: Headers,
+    },
+    /// Send requests one by one and show which backend answered how often
+    Spread {
+        /// http://host[:port]/path
+        url: String,
+        /// Requests
+        #[arg(short = 'n', long, default_value_t = 40)]
+        requests: usize,
+        #[command(flatten)]
+        headers: Headers,
+    },
+    /// Exit with 0 where the gateway is ready
+    Healthcheck {
+        /// Its admin port
+        #[arg(long, default_value = "127.0.0.1:9090")]
+        admin: SocketAddr,
+    },
+}
+
+#[derive(Args)]
+struct ConfigFile {
+    /// The configuration file
+    #[arg(long, default_value = "config.toml")]
+    config: PathBuf,
+}
+
+#[derive(Args)]
+struct Headers {
+    /// A header line, "Name: value"; may be repeated
+    #[arg(short = 'H', long = "header", value_parser = header)]
+    headers: Vec<(String, String)>,
+}
+
+fn header(line: &str) -> Result<(String, String), String> {
+    let (name, value) = line.split_once(':').ok_or("a header is written \"Name: value\"")?;
+    Ok((name.trim().into(), value.trim().into()))
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failed { code, message }) => {
+            eprintln!("rateguard: {message}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// Why a command failed.
+struct Failed {
+    code: u8,
+    message: String,
+}
+
+fn at_run_time(error: impl Display) -> Failed {
+    Failed { code: RUN_FAILED, message: error.to_string() }
+}
+
+fn wrong_config(error: impl Display) -> Failed {
+    Failed { code: WRONG_CONFIG, message: error.to_string() }
+}
+
+fn tool(error: ToolError) -> Failed {
+    Failed { code: error.exit_code(), message: error.to_string() }
+}
+
+fn run(command: Command) -> Result<(), Failed> {
+    match command {
+        Command::Run(file) => {
+            log::init();
+            let config = load(&file.config)?;
+            for warning in config.warnings() {
+                tracing::warn!("{warning}");
+            }
+            let running = control::start(config).map_err(at_run_time)?;
+            running.wait().map_err(at_run_time)
+        }
+        Command::Demo { listen, admin, backends } => {
+            log::init();
+            demo::run(listen, &admin, usize::from(backends)).map_err(at_run_time)
+        }
+        Command::Check { file, print } => check(&file.config, print),
+        Command::Explain { file, method, path, ip, headers } => {
+            let config = load(&file.config)?;
+            let question = Question { method, path, ip, headers };
+            let text = explain::explain(&config, &question).map_err(wrong_config)?;
+            print!("{text}");
+            Ok(())
+        }
+        Command::Backend { listen } => {
+            log::init();
+            backend::run(backend::Options { listen, name: None }).map_err(at_run_time)
+        }
+        Command::Burst { url, requests, concurrency, headers } => {
+            let options = burst::Options { url, requests, concurrency, headers: headers.headers };
+            burst::run(&options).map(drop).map_err(tool)
+        }
+        Command::Spread { url, requests, headers } => {
+            let options = spread::Options { url, requests, headers: headers.headers };
+            spread::run(&options).map(drop).map_err(tool)
+        }
+        Command::Healthcheck { admin } => healthcheck::run(admin).map_err(tool),
+    }
+}
+
+fn check(path: &Path, print: bool) -> Result<(), Failed> {
+    let config = load(path)?;
+    for warning in config.warnings() {
+        eprintln!("warning: {warning}");
+    }
+    match print {
+        true => print!("{}", config.print()),
+        false => println!("{}: ok", path.display()),
+    }
+    Ok(())
+}
+
+fn load(path: &Path) -> Result<Config, Failed> {
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let problem = ConfigError {
+            file: name.clone(),
+            line: None,
+            key: String::new(),
+            problem: format!("cannot be read: {error}"),
+            fix: "name a readable file with --config".into(),
+        };
+        wrong_config(problem)
+    })?;
+    Config::parse(&name, &text, &|variable| std::env::var(variable).ok()).map_err(wrong_config)
+}

@@ -1,0 +1,225 @@
+//! The configuration in force as TOML: every key with its value, defaults included.
+//!
+//! Passwords and the digests of API keys read `***`; everything else parses again to the same configuration. Pure.
+
+use super::file::join;
+use super::text::{write_duration, write_size};
+use super::{Config, Io, Server};
+use crate::identity::{self, Source, UnknownApiKeys};
+use crate::limit::policy::{By, Limit, Mode, Quota};
+use crate::limit::{OnFailure, StoreKind, StoreSettings};
+use crate::redis::{Address, Settings};
+use crate::route::{HostPattern, Match};
+use crate::upstream;
+use std::fmt::Display;
+use std::time::Duration;
+
+pub(super) fn config(config: &Config) -> String {
+    let mut out = Page::default();
+    server(&mut out, &config.server, &config.identity);
+    out.section("[admin]");
+    out.line("listen", quote(config.admin.map_or("off".into(), |address| address.to_string())));
+    identity(&mut out, &config.identity);
+    store(&mut out, &config.store);
+    for upstream in &config.upstreams {
+        self::upstream(&mut out, upstream);
+    }
+    for route in &config.routes {
+        out.section("[[routes]]");
+        scope(&mut out, &route.scope);
+        let upstream = config.upstreams.get(route.upstream).map(|upstream| upstream.name.as_str());
+        out.line("upstream", quote(upstream.unwrap_or_default()));
+    }
+    for limit in &config.limits {
+        self::limit(&mut out, limit);
+    }
+    out.section("[log]");
+    out.line("denied", config.log.denied);
+    out.0
+}
+
+/// The text so far.
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    fn section(&mut self, header: &str) {
+        let gap = if self.0.is_empty() { "" } else { "\n" };
+        self.0.push_str(&format!("{gap}{header}\n"));
+    }
+
+    fn line(&mut self, key: &str, value: impl Display) {
+        self.0.push_str(&format!("{key} = {value}\n"));
+    }
+
+    fn wait(&mut self, key: &str, wait: Duration) {
+        self.line(key, quote(write_duration(wait)));
+    }
+}
+
+fn quote(text: impl Into<String>) -> String {
+    toml::Value::String(text.into()).to_string()
+}
+
+fn quote_all<T: ToString>(members: impl IntoIterator<Item = T>) -> String {
+    let members: Vec<String> = members.into_iter().map(|member| quote(member.to_string())).collect();
+    format!("[{}]", members.join(", "))
+}
+
+fn server(out: &mut Page, server: &Server, identity: &identity::Settings) {
+    out.section("[server]");
+    out.line("listen", quote_all(&server.listen));
+    out.line("workers", server.workers);
+    let io = match server.io {
+        Io::Auto => "auto",
+        Io::IoUring => "io_uring",
+        Io::Epoll => "epoll",
+    };
+    out.line("io", quote(io));
+    out.line("trusted_proxies", quote_all(&identity.trusted_proxies));
+    out.line("max_connections", server.max_connections);
+    out.line("max_head", quote(write_size(server.bounds.head_max as u64)));
+    out.line("max_headers", server.bounds.fields_max);
+    out.line("max_body", quote(server.bounds.body_max.map_or("unlimited".into(), write_size)));
+    out.section("[server.timeouts]");
+    out.wait("head", server.timeouts.head);
+    out.wait("body", server.timeouts.body);
+    out.wait("idle", server.timeouts.idle);
+    out.wait("write", server.timeouts.write);
+    out.wait("drain", server.drain);
+}
+
+fn identity(out: &mut Page, identity: &identity::Settings) {
+    out.section("[identity]");
+    let source = |source: &Source| match source {
+        Source::ApiKey => "api_key".into(),
+        Source::Ip => "ip".into(),
+        Source::Header(name) => format!("header:{name}"),
+        Source::Cookie(name) => format!("cookie:{name}"),
+    };
+    out.line("sources", quote_all(identity.sources.iter().map(source)));
+    out.line("api_key_header", quote(&identity.api_key_header));
+    let unknown = match identity.unknown_api_keys {
+        UnknownApiKeys::Accept => "accept",
+        UnknownApiKeys::Ip => "ip",
+        UnknownApiKeys::Reject => "reject",
+    };
+    out.line("unknown_api_keys", quote(unknown));
+    out.line("ipv6_prefix", identity.ipv6_prefix);
+    for consumer in &identity.consumers {
+        out.section("[[consumers]]");
+        out.line("name", quote(&consumer.name));
+        out.line("api_key_sha256", quote("***"));
+        if let Some(plan) = &consumer.plan {
+            out.line("plan", quote(plan));
+        }
+    }
+}
+
+fn store(out: &mut Page, store: &StoreSettings) {
+    out.section("[store]");
+    match &store.kind {
+        // Memory never makes anybody wait, so it has no deadline.
+        StoreKind::Memory => out.line("url", quote("memory:")),
+        StoreKind::Redis(settings) => {
+            out.line("url", quote(url(settings)));
+            out.wait("deadline", settings.deadline);
+        }
+    }
+    let on_failure = match store.on_failure {
+        OnFailure::Open => "open",
+        OnFailure::Closed => "closed",
+    };
+    out.line("on_failure", quote(on_failure));
+    out.line("replicas", 1);
+    out.line("key_prefix", quote(&store.key_prefix));
+}
+
+/// The store's URL with its password masked.
+fn url(settings: &Settings) -> String {
+    let user = settings.username.as_deref().map(encode).unwrap_or_default();
+    let userinfo = settings.password.as_ref().map(|_| format!("{user}:***@")).unwrap_or_default();
+    match &settings.address {
+        Address::Tcp { host, port } => {
+            let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+            format!("redis://{userinfo}{host}:{port}/{}", settings.database)
+        }
+        Address::Unix(path) => {
+            format!("redis+unix://{userinfo}{}?db={}", encode(&path.to_string_lossy()), settings.database)
+        }
+    }
+}
+
+/// Percent-encodes what has a meaning of its own in a URL (RFC 3986 section 2.2).
+fn encode(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'-' | b'.' | b'_' | b'~' | b'/' => out.push(char::from(byte)),
+            byte if byte.is_ascii_alphanumeric() => out.push(char::from(byte)),
+            byte => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+fn upstream(out: &mut Page, upstream: &upstream::Settings) {
+    out.section(&format!("[{}]", join("upstreams", &upstream.name)));
+    out.line("servers", quote_all(&upstream.servers));
+    out.line("balance", quote("round_robin"));
+    out.line("retries", upstream.retries);
+    let [connect, response, idle] =
+        [upstream.connect, upstream.response, upstream.idle].map(|wait| quote(write_duration(wait)));
+    out.line("timeouts", format!("{{ connect = {connect}, response = {response}, idle = {idle} }}"));
+    out.line("health", "{ path = \"\", interval = \"2s\", unhealthy_after = 3, healthy_after = 2 }");
+}
+
+fn scope(out: &mut Page, scope: &Match) {
+    out.line("path", quote(&scope.path));
+    if let Some(host) = &scope.host {
+        out.line("host", quote(host_text(host)));
+    }
+    if !scope.methods.is_empty() {
+        out.line("methods", quote_all(&scope.methods));
+    }
+}
+
+fn host_text(host: &HostPattern) -> String {
+    match host {
+        HostPattern::Exact(name) => name.clone(),
+        HostPattern::Suffix(tail) => format!("*{tail}"),
+    }
+}
+
+fn limit(out: &mut Page, limit: &Limit) {
+    out.section("[[limits]]");
+    out.line("name", quote(&limit.name));
+    let by = |by: &By| match by {
+        By::User => "user".into(),
+        By::Ip => "ip".into(),
+        By::Endpoint => "endpoint".into(),
+        By::Route => "route".into(),
+        By::Method => "method".into(),
+        By::Header(name) => format!("header:{name}"),
+    };
+    out.line("by", quote_all(limit.by.iter().map(by)));
+    quota(out, limit.quota);
+    out.line("cost", limit.cost);
+    let mode = match limit.mode {
+        Mode::Enforce => "enforce",
+        Mode::Shadow => "shadow",
+    };
+    out.line("mode", quote(mode));
+    out.line("count_preflight", limit.count_preflight);
+    out.section("[limits.match]");
+    scope(out, &limit.scope);
+    for (plan, own) in &limit.plans {
+        out.section(&format!("[{}]", join("limits.plans", plan)));
+        quota(out, *own);
+    }
+}
+
+fn quota(out: &mut Page, quota: Quota) {
+    out.line("rate", quote(quota.rate.to_string()));
+    out.line("burst", quota.burst);
+}

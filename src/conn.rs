@@ -1,0 +1,372 @@
+//! A buffered connection: fill, take, send, and the deadlines of both directions.
+//!
+//! Shell. Deadlines cost no timer: each worker scans its connections a few times a second and shuts down what is late,
+//! which ends the pending operation. A direction whose wait has ended so is never used again. A read in flight is never
+//! dropped on a connection that lives on: io_uring may already have taken bytes for it.
+#![allow(clippy::disallowed_types, reason = "shell: owns the sockets of clients and backends")]
+
+use crate::time::Micros;
+use monoio::buf::{IoBuf, IoBufMut};
+use monoio::io::{AsyncReadRent, AsyncWriteRent, OwnedReadHalf, OwnedWriteHalf, Splitable};
+use monoio::net::TcpStream;
+use rustix::net::Shutdown;
+use slab::Slab;
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::mem::take;
+use std::os::fd::{AsRawFd, RawFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How often a worker looks for late connections; deadlines are late by this at most.
+pub const SCAN_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Bytes that a connection's read buffer starts with; it is all that an idle connection holds.
+pub const INPUT_START: usize = 2 * 1024;
+
+/// How long a client may take, named after what is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// First byte to end of a request head.
+    pub head: Duration,
+    /// Between two pieces of a request body.
+    pub body: Duration,
+    /// Between requests.
+    pub idle: Duration,
+    /// For the client to take what was sent.
+    pub write: Duration,
+}
+
+/// How a wait on a connection ended, where not well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The peer closed its sending side.
+    Closed,
+    /// The deadline passed.
+    TimedOut,
+    /// The connection broke (reset, for one).
+    Broken,
+}
+
+/// The deadlines of a worker's connections.
+#[derive(Default)]
+pub struct Deadlines {
+    entries: RefCell<Slab<Entry>>,
+    now: Cell<Micros>,
+}
+
+struct Entry {
+    fd: RawFd,
+    read: Due,
+    write: Due,
+    idle: bool,
+}
+
+#[derive(Clone, Copy, Default)]
+enum Due {
+    #[default]
+    Never,
+    At(Micros),
+    Passed,
+}
+
+impl Due {
+    /// Whether this deadline passes now, for the first time.
+    fn passes(&mut self, now: Micros) -> bool {
+        match *self {
+            Due::At(due) if due <= now => {
+                *self = Due::Passed;
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Deadlines {
+    /// Ends the waits whose deadline has passed. Reads stop at the socket's reading side only, so that a late client can
+    /// still be told; writes end the connection.
+    pub fn scan(&self, now: Micros) {
+        self.now.set(now);
+        for (_, entry) in self.entries.borrow_mut().iter_mut() {
+            if entry.write.passes(now) {
+                shut(entry.fd, Shutdown::Both);
+            } else if entry.read.passes(now) {
+                shut(entry.fd, Shutdown::Read);
+            }
+        }
+    }
+
+    /// Ends the waits of all connections on which nothing is going on.
+    pub fn end_idle(&self) {
+        for (_, entry) in self.entries.borrow_mut().iter_mut() {
+            if entry.idle {
+                entry.read = Due::Passed;
+                shut(entry.fd, Shutdown::Read);
+            }
+        }
+    }
+
+    /// The time of the last scan: late by [`SCAN_INTERVAL`] at most, and free.
+    pub fn coarse_now(&self) -> Micros {
+        self.now.get()
+    }
+}
+
+#[allow(unsafe_code)]
+fn shut(fd: RawFd, how: Shutdown) {
+    // SAFETY: an entry is removed (Registration::drop) before its socket is closed, so `fd` is open and ours. Holding
+    // duplicates instead would double the descriptors; a timer for each wait measures 2 % of a request's CPU time.
+    let socket = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+    // A socket that is not connected any more has no wait to end.
+    let _ = rustix::net::shutdown(socket, how);
+}
+
+/// A connection's entry among the deadlines; its last owner removes it.
+struct Registration {
+    deadlines: Rc<Deadlines>,
+    key: usize,
+}
+
+impl Registration {
+    fn set(&self, change: impl FnOnce(&mut Entry)) {
+        if let Some(entry) = self.deadlines.entries.borrow_mut().get_mut(self.key) {
+            change(entry);
+        }
+    }
+
+    fn due(&self, after: Duration) -> Due {
+        Due::At(self.deadlines.coarse_now().after(after + SCAN_INTERVAL))
+    }
+
+    fn read_within(&self, after: Duration) {
+        let due = self.due(after);
+        self.set(|entry| {
+            if !matches!(entry.read, Due::Passed) {
+                entry.read = due;
+            }
+        });
+    }
+
+    fn read_passed(&self) -> bool {
+        let entries = self.deadlines.entries.borrow();
+        entries.get(self.key).is_some_and(|entry| matches!(entry.read, Due::Passed))
+    }
+
+    fn write_passed(&self) -> bool {
+        let entries = self.deadlines.entries.borrow();
+        entries.get(self.key).is_some_and(|entry| matches!(entry.write, Due::Passed))
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.deadlines.entries.borrow_mut().try_remove(self.key);
+    }
+}
+
+/// One connection: two sides that can be used at the same time.
+pub struct Conn {
+    /// What comes in.
+    pub reader: Reader,
+    /// What goes out.
+    pub writer: Writer,
+}
+
+/// The reading side with its buffer.
+pub struct Reader {
+    // Dropped before the socket: see `shut`.
+    registration: Rc<Registration>,
+    half: OwnedReadHalf<TcpStream>,
+    buffer: Vec<u8>,
+    start: usize,
+}
+
+/// The writing side.
+pub struct Writer {
+    registration: Rc<Registration>,
+    half: OwnedWriteHalf<TcpStream>,
+}
+
+impl Conn {
+    /// Takes over a connected socket.
+    pub fn new(stream: TcpStream, deadlines: &Rc<Deadlines>) -> Conn {
+        let entry = Entry { fd: stream.as_raw_fd(), read: Due::Never, write: Due::Never, idle: false };
+        let registration =
+            Rc::new(Registration { deadlines: deadlines.clone(), key: deadlines.entries.borrow_mut().insert(entry) });
+        let (read, write) = stream.into_split();
+        Conn {
+            reader: Reader { registration: registration.clone(), half: read, buffer: Vec::new(), start: 0 },
+            writer: Writer { registration, half: write },
+        }
+    }
+
+    /// Whether the peer has neither closed nor sent anything: asked of a connection that nothing is due on.
+    pub fn is_quiet(&self) -> bool {
+        self.reader.data().is_empty() && peek_is_empty(self.reader.registration.clone())
+    }
+}
+
+#[allow(unsafe_code)]
+fn peek_is_empty(registration: Rc<Registration>) -> bool {
+    let entries = registration.deadlines.entries.borrow();
+    let Some(entry) = entries.get(registration.key) else { return false };
+    // SAFETY: as in `shut`: the entry exists, so the socket is open.
+    let socket = unsafe { std::os::fd::BorrowedFd::borrow_raw(entry.fd) };
+    let mut byte = [0u8; 1];
+    let flags = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
+    matches!(rustix::net::recv(socket, &mut byte[..], flags), Err(rustix::io::Errno::AGAIN))
+}
+
+impl Reader {
+    /// Bytes received and not yet used.
+    pub fn data(&self) -> &[u8] {
+        &self.buffer[self.start..]
+    }
+
+    /// Marks bytes as used.
+    pub fn consume(&mut self, bytes: usize) {
+        self.start = (self.start + bytes).min(self.buffer.len());
+        if self.start == self.buffer.len() {
+            self.buffer.clear();
+            self.start = 0;
+        }
+    }
+
+    /// Lends a buffer to read into; what an emptied reader had before is dropped.
+    pub fn lend(&mut self, buffer: Vec<u8>) {
+        if self.buffer.is_empty() {
+            self.buffer = buffer;
+            self.buffer.clear();
+        }
+    }
+
+    /// Takes the buffer back, where nothing unread is in it.
+    pub fn reclaim(&mut self) -> Option<Vec<u8>> {
+        let is_empty = self.buffer.is_empty() && self.buffer.capacity() > 0;
+        is_empty.then(|| take(&mut self.buffer))
+    }
+
+    /// Gives back what a large message made of an empty buffer.
+    pub fn shrink(&mut self) {
+        if self.buffer.is_empty() && self.buffer.capacity() > INPUT_START {
+            self.buffer = Vec::new();
+        }
+    }
+
+    /// From now on, a read that still waits after this time ends with [`End::TimedOut`].
+    pub fn deadline(&self, after: Duration) {
+        self.registration.read_within(after);
+    }
+
+    /// A handle on this side's deadline, for who waits for something else first.
+    pub fn timer(&self) -> Timer {
+        Timer(self.registration.clone())
+    }
+
+    /// Reads may wait for ever.
+    pub fn no_deadline(&self) {
+        self.registration.set(|entry| {
+            if !matches!(entry.read, Due::Passed) {
+                entry.read = Due::Never;
+            }
+        });
+    }
+
+    /// Says whether nothing is going on, so that a stop may end the wait.
+    pub fn set_idle(&self, idle: bool) {
+        self.registration.set(|entry| entry.idle = idle);
+    }
+
+    /// Receives more behind what is there, with at most `most` bytes kept in all. Gives the number of new bytes.
+    pub async fn fill(&mut self, most: usize) -> Result<usize, End> {
+        if self.start > 0 {
+            self.buffer.drain(..self.start);
+            self.start = 0;
+        }
+        let length = self.buffer.len();
+        if length == self.buffer.capacity() {
+            let wanted = (2 * length).clamp(INPUT_START, most.max(INPUT_START));
+            self.buffer.reserve_exact(wanted.saturating_sub(length).max(1));
+        }
+        let room = self.buffer.capacity();
+        let (read, slice) = self.half.read(take(&mut self.buffer).slice_mut(length..room)).await;
+        self.buffer = slice.into_inner();
+        match read {
+            Ok(0) if self.registration.read_passed() => Err(End::TimedOut),
+            Ok(0) => Err(End::Closed),
+            Ok(bytes) => Ok(bytes),
+            Err(_) if self.registration.write_passed() => Err(End::TimedOut),
+            Err(_) => Err(End::Broken),
+        }
+    }
+}
+
+/// Sets the deadline of a reading side that is in use elsewhere.
+pub struct Timer(Rc<Registration>);
+
+impl Timer {
+    /// As [`Reader::deadline`].
+    pub fn deadline(&self, after: Duration) {
+        self.0.read_within(after);
+    }
+}
+
+/// What became of bytes that were to be sent.
+pub struct Sent {
+    /// How it ended.
+    pub result: Result<(), End>,
+    /// Bytes that the kernel took.
+    pub bytes: usize,
+}
+
+impl Writer {
+    /// Sends all of `out`, which is given back as it was.
+    pub async fn send(&mut self, out: &mut Vec<u8>, within: Duration) -> Sent {
+        let due = self.registration.due(within);
+        self.registration.set(|entry| entry.write = due);
+        let mut sent = 0;
+        let mut result = Ok(());
+        while sent < out.len() {
+            let (written, slice) = self.half.write(take(out).slice(sent..)).await;
+            *out = slice.into_inner();
+            match written {
+                Ok(0) => result = Err(End::Closed),
+                Ok(bytes) => sent += bytes,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => result = Err(End::Broken),
+            }
+            if result.is_err() {
+                break;
+            }
+        }
+        if result.is_err() && self.registration.write_passed() {
+            result = Err(End::TimedOut);
+        }
+        self.registration.set(|entry| {
+            if !matches!(entry.write, Due::Passed) {
+                entry.write = Due::Never;
+            }
+        });
+        Sent { result, bytes: sent }
+    }
+
+    /// Sends what `reader` has received, straight from its buffer.
+    pub async fn send_from(&mut self, reader: &mut Reader, within: Duration) -> Result<(), End> {
+        let mut buffer = take(&mut reader.buffer);
+        if reader.start > 0 {
+            buffer.drain(..reader.start);
+            reader.start = 0;
+        }
+        let sent = self.send(&mut buffer, within).await;
+        buffer.clear();
+        reader.buffer = buffer;
+        sent.result
+    }
+
+    /// Tells the peer that nothing more comes.
+    pub async fn finish(&mut self) {
+        // A peer that has gone needs no telling.
+        let _ = self.half.shutdown().await;
+    }
+}

@@ -1,0 +1,253 @@
+//! The control thread: starts the workers, listens to signals, serves the admin port, keeps names resolved.
+//!
+//! Shell. Nothing here is on a request's way; a fault here never stops a worker.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "shell: owns threads, signals and the admin listener"
+)]
+
+use crate::admin::server::{Admin, serve};
+use crate::config::Config;
+use crate::gateway::Rules;
+use crate::limit::memory;
+use crate::metrics::{Names, Registry};
+use crate::resolve::Target;
+use crate::server::Cap;
+use crate::worker::{self, Driver, Plan, Signals, Targets, processors};
+use monoio::io::AsyncReadRent;
+use monoio::net::UnixStream;
+use monoio::{LegacyDriver, RuntimeBuilder};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::low_level::pipe;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+use thiserror::Error;
+
+/// How often names are resolved again.
+const RESOLVE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often the control thread looks whether the workers have stopped.
+const FINISH_POLL: Duration = Duration::from_millis(10);
+
+/// What the workers may take beyond `drain` to notice that it is over.
+const DRAIN_GRACE: Duration = Duration::from_secs(1);
+
+/// Descriptors beside those of connections: listeners, rings, logs, the store.
+const FILES_RESERVED: u64 = 256;
+
+/// Why the gateway did not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// An address could not be listened on.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+    /// `io = "io_uring"` and there is none.
+    #[error("io = \"io_uring\", but it is not to be had: {0}; use io = \"auto\" to fall back to epoll")]
+    Ring(io::Error),
+    /// The limits do not fit together.
+    #[error(transparent)]
+    Policy(#[from] crate::limit::policy::BadPolicy),
+    /// The system refused a thread, a pipe or a signal handler.
+    #[error("cannot start: {0}")]
+    System(#[from] io::Error),
+}
+
+/// A gateway that listens.
+pub struct Running {
+    /// Where clients are served.
+    pub listening: Vec<SocketAddr>,
+    /// Where the admin port is.
+    pub admin: Option<SocketAddr>,
+    admin_listener: Option<std::net::TcpListener>,
+    admin_state: Admin,
+    signals: Arc<Signals>,
+    workers: Vec<thread::JoinHandle<()>>,
+    drain: Duration,
+}
+
+/// Opens the listeners and starts the workers.
+pub fn start(config: Config) -> Result<Running, StartError> {
+    let config = Arc::new(config);
+    raise_limits(config.server.max_connections);
+    let (driver, why_not_ring) = Driver::choose(config.server.io).map_err(StartError::Ring)?;
+    if let Some(reason) = why_not_ring {
+        tracing::warn!(reason, "running on epoll, which costs more CPU time per request than io_uring");
+    }
+    let processors = processors();
+    let workers = match config.server.workers {
+        0 => thread::available_parallelism().map_or(1, usize::from),
+        workers => workers,
+    };
+    let mut listeners: Vec<Vec<std::net::TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
+    let mut listening = Vec::new();
+    for &address in &config.server.listen {
+        let opened = worker::listen(address, workers).map_err(|error| StartError::Listen { address, error })?;
+        listening.push(opened[0].local_addr()?);
+        for (own, listener) in listeners.iter_mut().zip(opened) {
+            own.push(listener);
+        }
+    }
+    let admin_listener = open_admin(&config)?;
+    let rules = Arc::new(Rules::of(&config)?);
+    let registry = Arc::new(Registry::new(names(&config, &rules), workers));
+    let targets = Arc::new(Targets::of(&config));
+    resolve_in_background(&targets)?;
+    let signals = Arc::new(Signals::default());
+    let memory = Arc::new(memory::Store::default());
+    let cap = Arc::new(Cap::new(config.server.max_connections));
+    // A worker for each processor stays on it; fewer workers (a CPU quota) are left to the scheduler, or all replicas
+    // of a machine would meet on its first processor.
+    let pinned = workers >= processors.len();
+    let mut threads = Vec::new();
+    for (number, listeners) in listeners.into_iter().enumerate() {
+        let plan = Plan {
+            number,
+            processor: pinned.then(|| processors.get(number % processors.len().max(1)).copied()).flatten(),
+            driver,
+            listeners,
+            rules: rules.clone(),
+            config: config.clone(),
+            targets: targets.clone(),
+            memory: memory.clone(),
+            metrics: registry.worker(number),
+            cap: cap.clone(),
+            signals: signals.clone(),
+        };
+        let body = move || {
+            if let Err(error) = worker::run(plan) {
+                tracing::error!(worker = number, %error, "worker stopped");
+            }
+        };
+        threads.push(thread::Builder::new().name(format!("worker-{number}")).spawn(body)?);
+    }
+    let admin = admin_listener.as_ref().map(|listener| listener.local_addr()).transpose()?;
+    for address in &listening {
+        tracing::info!(listen = %address, workers, io = driver.name(), "listening");
+    }
+    if let Some(address) = admin {
+        tracing::info!(admin = %address, "admin port");
+    }
+    Ok(Running {
+        listening,
+        admin,
+        admin_listener,
+        admin_state: Admin { registry, signals: signals.clone(), memory, io: driver.name() },
+        signals,
+        workers: threads,
+        drain: config.server.drain,
+    })
+}
+
+fn open_admin(config: &Config) -> Result<Option<std::net::TcpListener>, StartError> {
+    let Some(address) = config.admin else { return Ok(None) };
+    let opened = worker::listen(address, 1).map_err(|error| StartError::Listen { address, error })?;
+    Ok(opened.into_iter().next())
+}
+
+fn names(config: &Config, rules: &Rules) -> Names {
+    Names {
+        routes: rules.route_table.iter().map(|route| route.label.clone()).collect(),
+        limits: config.limits.iter().map(|limit| limit.name.clone()).collect(),
+        upstreams: config.upstreams.iter().map(|upstream| upstream.name.clone()).collect(),
+    }
+}
+
+/// Raises the soft limits on open files and locked memory as far as they go.
+fn raise_limits(max_connections: usize) {
+    for resource in [Resource::Nofile, Resource::Memlock] {
+        let limit = getrlimit(resource);
+        let raised = setrlimit(resource, Rlimit { current: limit.maximum, maximum: limit.maximum });
+        if let Err(error) = raised {
+            tracing::debug!(?resource, %error, "cannot raise a limit");
+        }
+    }
+    // Two for each client: its own and its backend's.
+    let wanted = 2 * max_connections as u64 + FILES_RESERVED;
+    if let Some(files) = getrlimit(Resource::Nofile).current
+        && files < wanted
+    {
+        tracing::warn!(
+            files,
+            wanted,
+            "the limit on open files is too low for server.max_connections; raise it (ulimit -n, LimitNOFILE)"
+        );
+    }
+}
+
+/// Resolves what must be resolved: once before the workers start, then again and again on a thread of its own, since
+/// the system's resolver blocks.
+fn resolve_in_background(targets: &Arc<Targets>) -> io::Result<()> {
+    let mut has_names = false;
+    for target in targets.all() {
+        has_names |= !target.is_literal();
+        refresh(target);
+    }
+    if has_names {
+        let targets = targets.clone();
+        let body = move || loop {
+            thread::sleep(RESOLVE_INTERVAL);
+            targets.all().for_each(|target| refresh(target));
+        };
+        thread::Builder::new().name("resolver".into()).spawn(body)?;
+    }
+    Ok(())
+}
+
+fn refresh(target: &Target) {
+    match target.refresh() {
+        Ok(Some(addresses)) => tracing::info!(name = target.host(), ?addresses, "resolved"),
+        Ok(None) => {}
+        Err(error) => tracing::warn!(name = target.host(), %error, "cannot resolve; keeping what was known"),
+    }
+}
+
+impl Running {
+    /// Serves the admin port until SIGTERM or SIGINT, then lets the workers finish; a second signal ends at once.
+    pub fn wait(self) -> io::Result<()> {
+        let (receiver, sender) = std::os::unix::net::UnixStream::pair()?;
+        pipe::register(SIGTERM, sender.try_clone()?)?;
+        pipe::register(SIGINT, sender)?;
+        receiver.set_nonblocking(true)?;
+        let mut runtime = RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?;
+        runtime.block_on(async {
+            if let Some(listener) = self.admin_listener {
+                listener.set_nonblocking(true)?;
+                monoio::spawn(serve(listener, self.admin_state));
+            }
+            let mut receiver = UnixStream::from_std(receiver)?;
+            let (received, _) = receiver.read(vec![0; 16]).await;
+            received?;
+            tracing::info!(drain = ?self.drain, "stopping: no new connections, finishing what runs");
+            self.signals.draining.store(true, Ordering::Release);
+            monoio::select! {
+                _ = finished(&self.signals, self.workers.len(), self.drain) => {}
+                _ = receiver.read(vec![0; 16]) => tracing::warn!("stopped at once by a second signal"),
+            }
+            io::Result::Ok(())
+        })?;
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+async fn finished(signals: &Signals, workers: usize, drain: Duration) {
+    let polls = (drain + DRAIN_GRACE).as_millis() / FINISH_POLL.as_millis();
+    for _ in 0..polls {
+        if signals.finished.load(Ordering::Acquire) >= workers {
+            return;
+        }
+        monoio::time::sleep(FINISH_POLL).await;
+    }
+    tracing::warn!("some requests did not finish within the drain time");
+}

@@ -1,0 +1,158 @@
+//! What a request would meet, in words: who it is, where it goes, which limits and keys. Consumes nothing.
+//!
+//! It asks the same rooms as the proxy does, so it cannot say anything else than what happens. Pure.
+
+use crate::config::Config;
+use crate::gateway::Rules;
+use crate::http::Refusal;
+use crate::http::head::RequestHead;
+use crate::identity::{self, Caller};
+use crate::limit::policy::{BadPolicy, Mode, Policy, Sheet, Subject};
+use crate::reply::Failure;
+use crate::route::host_without_port;
+use std::fmt::Write;
+use std::net::IpAddr;
+use thiserror::Error;
+
+/// A request to explain.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// The method.
+    pub method: String,
+    /// The request target.
+    pub path: String,
+    /// The address that the connection comes from.
+    pub ip: IpAddr,
+    /// Field lines, `Name: value`.
+    pub headers: Vec<String>,
+}
+
+/// Why there is nothing to explain.
+#[derive(Debug, Error)]
+pub enum BadQuestion {
+    /// The limits do not fit together.
+    #[error(transparent)]
+    Policy(#[from] BadPolicy),
+    /// Method, path or headers could not even be written as a request.
+    #[error("method, path and headers must each be one line")]
+    Lines,
+    /// The head is incomplete or larger than allowed.
+    #[error("this is not one whole request head")]
+    Incomplete,
+}
+
+/// Explains what happens to the request under this configuration.
+pub fn explain(config: &Config, question: &Question) -> Result<String, BadQuestion> {
+    let rules = Rules::of(config)?;
+    let text = request_text(question)?;
+    let buffer = text.as_bytes();
+    let mut head = RequestHead::default();
+    let mut out = String::new();
+    match head.parse(buffer, &rules.bounds) {
+        Ok(true) => {}
+        Ok(false) => return Err(BadQuestion::Incomplete),
+        Err(refusal) => {
+            push_failure(&mut out, &Failure::Refused(refusal));
+            return Ok(out);
+        }
+    }
+    if head.len != buffer.len() {
+        push_failure(&mut out, &Failure::Refused(Refusal::Bad("the head ends before its last line")));
+        return Ok(out);
+    }
+    describe(config, &rules, &head, buffer, question, &mut out);
+    Ok(out)
+}
+
+fn request_text(question: &Question) -> Result<String, BadQuestion> {
+    let parts = [&question.method, &question.path];
+    if parts.into_iter().chain(&question.headers).any(|part| part.contains(['\r', '\n'])) {
+        return Err(BadQuestion::Lines);
+    }
+    let mut text = format!("{} {} HTTP/1.1\r\n", question.method, question.path);
+    let has_host = question.headers.iter().any(|line| line.to_ascii_lowercase().starts_with("host:"));
+    if !has_host {
+        text.push_str("Host: localhost\r\n");
+    }
+    for line in &question.headers {
+        text.push_str(line);
+        text.push_str("\r\n");
+    }
+    text.push_str("\r\n");
+    Ok(text)
+}
+
+fn describe(config: &Config, rules: &Rules, head: &RequestHead, buffer: &[u8], question: &Question, out: &mut String) {
+    let mut caller = Caller::default();
+    if rules.identity.of(head, buffer, question.ip, &mut caller).is_err() {
+        push_failure(out, &Failure::UnknownKey);
+        return;
+    }
+    let mut endpoint = Vec::new();
+    identity::endpoint(head.target.of(buffer), &mut endpoint);
+    let host = host_without_port(head.host.of(buffer));
+    let believed = if caller.via_trusted { "a trusted proxy" } else { "not a trusted proxy" };
+    let _ = writeln!(out, "client    {} (connection from {}, {believed})", caller.ip, question.ip);
+    let _ = writeln!(out, "user      {}", String::from_utf8_lossy(&caller.user));
+    if let Some(plan) = caller.plan {
+        let _ = writeln!(out, "plan      {}", rules.identity.plans()[plan.0]);
+    }
+    let _ = writeln!(out, "endpoint  {}", String::from_utf8_lossy(&endpoint));
+    let method = head.method.of(buffer);
+    let Some(route) = rules.routes.longest(host, &endpoint, method) else {
+        push_failure(out, &Failure::NoRoute);
+        return;
+    };
+    let entry = &rules.route_table[route];
+    let upstream = &config.upstreams[entry.upstream];
+    let servers: Vec<String> = upstream.servers.iter().map(ToString::to_string).collect();
+    let _ = writeln!(out, "route     {} -> upstream {} ({})", entry.label, upstream.name, servers.join(", "));
+    let mut sheet = Sheet::default();
+    let subject = Subject { head, buffer, host, endpoint: &endpoint, route: &entry.label, caller: &caller };
+    rules.policy.apply(&subject, &mut sheet);
+    push_limits(&rules.policy, &sheet, out);
+}
+
+fn push_limits(policy: &Policy, sheet: &Sheet, out: &mut String) {
+    if sheet.applied().is_empty() {
+        out.push_str("limits    none: the request is forwarded uncounted\n");
+        return;
+    }
+    for (applied, key) in sheet.applied().iter().zip(sheet.keys()) {
+        let rule = policy.rule(applied);
+        let tier = policy.tier(applied);
+        let mode = match rule.mode {
+            Mode::Enforce => "",
+            Mode::Shadow => " (shadow: counted, never denied)",
+        };
+        let _ = writeln!(out, "limit     {}{mode}", rule.name);
+        let _ = writeln!(
+            out,
+            "          {} at once, then {}, that is one every {}; a request takes {}",
+            tier.quota.burst,
+            tier.quota.rate.words("token"),
+            interval(tier.shape.token, tier.shape.refill),
+            rule.cost
+        );
+        let _ = writeln!(out, "          key {}", String::from_utf8_lossy(key));
+    }
+}
+
+/// The time between two tokens, in the largest unit that keeps it readable.
+fn interval(token: u64, refill: u64) -> String {
+    let micros = token as f64 / refill as f64;
+    match micros {
+        m if m >= 1_000_000.0 => format!("{} s", rounded(m / 1_000_000.0)),
+        m if m >= 1_000.0 => format!("{} ms", rounded(m / 1_000.0)),
+        m => format!("{} us", rounded(m)),
+    }
+}
+
+fn rounded(number: f64) -> f64 {
+    (number * 10.0).round() / 10.0
+}
+
+fn push_failure(out: &mut String, failure: &Failure) {
+    let answer = failure.answer();
+    let _ = writeln!(out, "answer    {} {}: {} (blame: {})", answer.status, answer.title, answer.detail, answer.blame);
+}

@@ -1,0 +1,209 @@
+//! What one worker needs to serve requests: the rules that all workers share, and what it owns alone.
+//!
+//! No IO of its own; it hands out buffers and scratch space so that a request allocates nothing in the steady state.
+
+use crate::config::Config;
+use crate::conn::{Deadlines, Timeouts};
+use crate::http::Bounds;
+use crate::http::head::{RequestHead, ResponseHead};
+use crate::identity::{Caller, Identity};
+use crate::limit::policy::{BadPolicy, Policy, Sheet};
+use crate::limit::{Limiter, OnFailure};
+use crate::log::{Budget, Take};
+use crate::metrics;
+use crate::route::{HostPattern, Match, PathTree};
+use crate::time::Micros;
+use crate::upstream::pool::Upstream;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Bytes of a lent buffer: room for a backend's head and a usual body in one read.
+pub const BUFFER: usize = 16 * 1024;
+
+/// Unused buffers and scratch spaces that a worker keeps, each.
+const SPARE_MAX: usize = 512;
+
+/// Lines of one kind that strangers can make a worker log each second.
+const LOG_LINES_PER_SECOND: u32 = 100;
+
+/// The part of the configuration that requests meet, shared by all workers and never changed.
+pub struct Rules {
+    /// Who asks.
+    pub identity: Identity,
+    /// Which limits apply.
+    pub policy: Policy,
+    /// What happens without the store.
+    pub on_failure: OnFailure,
+    /// Route numbers by host, path and method.
+    pub routes: PathTree,
+    /// The routes.
+    pub route_table: Vec<Route>,
+    /// How large messages may be.
+    pub bounds: Bounds,
+    /// How long clients may take.
+    pub timeouts: Timeouts,
+    /// Whether each denial is logged.
+    pub log_denied: bool,
+}
+
+impl Rules {
+    /// Prepares the rules of a configuration.
+    pub fn of(config: &Config) -> Result<Rules, BadPolicy> {
+        let identity = Identity::new(config.identity.clone());
+        let policy = Policy::new(&config.limits, identity.plans(), &config.store.key_prefix)?;
+        let scopes = config.routes.iter().enumerate();
+        Ok(Rules {
+            identity,
+            policy,
+            on_failure: config.store.on_failure,
+            routes: PathTree::new(scopes.map(|(number, route)| (route.scope.clone(), number))),
+            route_table: config
+                .routes
+                .iter()
+                .map(|route| Route { upstream: route.upstream, label: route_label(&route.scope) })
+                .collect(),
+            bounds: config.server.bounds,
+            timeouts: config.server.timeouts,
+            log_denied: config.log.denied,
+        })
+    }
+}
+
+/// Where a matching request goes.
+pub struct Route {
+    /// Position of its upstream.
+    pub upstream: usize,
+    /// Its name in keys and metrics.
+    pub label: String,
+}
+
+/// `GET,POST example.com/api`: what a route is called in keys and metrics.
+pub fn route_label(scope: &Match) -> String {
+    let host = match &scope.host {
+        Some(HostPattern::Exact(name)) => name.clone(),
+        Some(HostPattern::Suffix(tail)) => format!("*{tail}"),
+        None => String::new(),
+    };
+    match scope.methods.is_empty() {
+        true => format!("{host}{}", scope.path),
+        false => format!("{} {host}{}", scope.methods.join(","), scope.path),
+    }
+}
+
+/// One worker's gateway.
+pub struct Gateway {
+    /// What all workers share.
+    pub rules: Arc<Rules>,
+    /// Its way to the store.
+    pub limiter: Limiter,
+    /// Its upstreams, with their connections.
+    pub upstreams: Vec<Upstream>,
+    /// Its counters.
+    pub metrics: Arc<metrics::Worker>,
+    /// The deadlines of its connections.
+    pub deadlines: Rc<Deadlines>,
+    /// Whether it is stopping: connections are closed after the answer at hand.
+    pub draining: Cell<bool>,
+    /// Client connections at present.
+    pub open: Cell<usize>,
+    /// The time of day as an HTTP date, kept by the worker's scan.
+    pub date: RefCell<String>,
+    denials: RefCell<Budget>,
+    troubles: RefCell<Budget>,
+    buffers: RefCell<Vec<Vec<u8>>>,
+    // Boxed, so that lending one moves a pointer and not its half kilobyte.
+    #[allow(clippy::vec_box)]
+    scratches: RefCell<Vec<Box<Scratch>>>,
+}
+
+/// Working space of one request.
+#[derive(Default)]
+pub struct Scratch {
+    /// The request's head.
+    pub head: RequestHead,
+    /// The response's head.
+    pub response: ResponseHead,
+    /// Who asks.
+    pub caller: Caller,
+    /// The normalised path.
+    pub endpoint: Vec<u8>,
+    /// The request's limits.
+    pub sheet: Sheet,
+    /// The request's id.
+    pub request_id: Vec<u8>,
+    /// Rate limit fields for the response.
+    pub fields: Vec<u8>,
+    /// Bytes for the backend.
+    pub out: Vec<u8>,
+    /// Bytes for the client.
+    pub back: Vec<u8>,
+}
+
+impl Gateway {
+    /// Puts a worker's gateway together.
+    pub fn new(
+        rules: Arc<Rules>,
+        limiter: Limiter,
+        upstreams: Vec<Upstream>,
+        metrics: Arc<metrics::Worker>,
+        deadlines: Rc<Deadlines>,
+    ) -> Gateway {
+        Gateway {
+            rules,
+            limiter,
+            upstreams,
+            metrics,
+            deadlines,
+            draining: Cell::new(false),
+            open: Cell::new(0),
+            date: RefCell::default(),
+            denials: RefCell::new(Budget::new(LOG_LINES_PER_SECOND)),
+            troubles: RefCell::new(Budget::new(LOG_LINES_PER_SECOND)),
+            buffers: RefCell::default(),
+            scratches: RefCell::default(),
+        }
+    }
+
+    /// Lends a buffer of [`BUFFER`] bytes.
+    pub fn buffer(&self) -> Vec<u8> {
+        let spare = self.buffers.borrow_mut().pop();
+        spare.unwrap_or_else(|| Vec::with_capacity(BUFFER))
+    }
+
+    /// Takes a buffer back; one that has grown is dropped.
+    pub fn return_buffer(&self, mut buffer: Vec<u8>) {
+        let mut spares = self.buffers.borrow_mut();
+        if spares.len() < SPARE_MAX && buffer.capacity() == BUFFER {
+            buffer.clear();
+            spares.push(buffer);
+        }
+    }
+
+    /// Lends working space for a request.
+    pub fn scratch(&self) -> Box<Scratch> {
+        self.scratches.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Takes working space back; what a large message made it grow to is dropped.
+    pub fn return_scratch(&self, mut scratch: Box<Scratch>) {
+        let mut spares = self.scratches.borrow_mut();
+        for bytes in [&mut scratch.out, &mut scratch.back] {
+            bytes.clear();
+            bytes.shrink_to(BUFFER);
+        }
+        if spares.len() < SPARE_MAX {
+            spares.push(scratch);
+        }
+    }
+
+    /// Whether a denial may be logged now, and how many were left out before.
+    pub fn may_log_denial(&self, now: Micros) -> Take {
+        self.denials.borrow_mut().take(now)
+    }
+
+    /// Whether trouble that strangers can cause may be logged now.
+    pub fn may_log_trouble(&self, now: Micros) -> Take {
+        self.troubles.borrow_mut().take(now)
+    }
+}

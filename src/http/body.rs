@@ -1,0 +1,294 @@
+//! Where a body ends: length, chunked and until-close as one state machine over slices.
+//!
+//! A body may arrive in pieces cut anywhere; the decoder says which bytes of a piece are data, how many it has used, and
+//! when the message is over. Chunked framing (RFC 9112 section 7.1) is read strictly: hexadecimal digits only, CRLF only,
+//! bounded extensions and trailers. Extensions and trailers are dropped. Pure.
+
+use super::{BadResponse, Framing, Refusal};
+use std::ops::Range;
+use thiserror::Error;
+
+/// Bytes of one chunk's extensions, at most.
+pub const EXTENSION_MAX: usize = 1024;
+
+/// Bytes of all trailers of a message, at most.
+pub const TRAILERS_MAX: usize = 8 * 1024;
+
+/// Digits of a chunk's size: 15 keep it below 2^60, so no sum overflows.
+const SIZE_DIGITS_MAX: u8 = 15;
+
+/// What is wrong with a body's framing.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct BadBody(pub &'static str);
+
+impl From<BadBody> for Refusal {
+    fn from(bad: BadBody) -> Refusal {
+        Refusal::Bad(bad.0)
+    }
+}
+
+impl From<BadBody> for BadResponse {
+    fn from(bad: BadBody) -> BadResponse {
+        BadResponse(bad.0)
+    }
+}
+
+/// What a step found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// The bytes of the input that are data; may be empty.
+    pub data: Range<usize>,
+    /// Bytes of the input used, framing included.
+    pub used: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Length(u64),
+    Size { digits: u8, size: u64 },
+    Extension { size: u64, bytes: usize },
+    SizeLf { size: u64 },
+    Data(u64),
+    DataCr,
+    DataLf,
+    TrailerStart { bytes: usize },
+    TrailerName { bytes: usize },
+    TrailerValue { bytes: usize },
+    TrailerLf { bytes: usize },
+    EndLf,
+    UntilClose,
+    Done,
+}
+
+/// Follows one body from its first byte to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decoder {
+    state: State,
+}
+
+impl Decoder {
+    /// A decoder at the first byte of a body.
+    pub fn new(framing: Framing) -> Decoder {
+        let state = match framing {
+            Framing::Empty | Framing::Length(0) => State::Done,
+            Framing::Length(bytes) => State::Length(bytes),
+            Framing::Chunked => State::Size { digits: 0, size: 0 },
+            Framing::UntilClose => State::UntilClose,
+        };
+        Decoder { state }
+    }
+
+    /// Whether the body has ended.
+    pub fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    /// Whether the end of the stream is this body's proper end.
+    pub fn ends_at_close(&self) -> bool {
+        self.state == State::UntilClose
+    }
+
+    /// Reads on in `input`: up to the end of one run of data, of the body, or of the input.
+    ///
+    /// Call again with the rest until all is used or the body [is done](Decoder::is_done); what follows the body stays
+    /// unused.
+    pub fn step(&mut self, input: &[u8]) -> Result<Step, BadBody> {
+        let mut at = 0;
+        while at < input.len() {
+            let rest = input.len() - at;
+            match self.state {
+                State::Length(left) => {
+                    let take = rest.min(usize::try_from(left).unwrap_or(usize::MAX));
+                    let left = left - take as u64;
+                    self.state = if left == 0 { State::Done } else { State::Length(left) };
+                    return Ok(run(at, take));
+                }
+                State::UntilClose => return Ok(run(at, rest)),
+                State::Data(left) => {
+                    let take = rest.min(usize::try_from(left).unwrap_or(usize::MAX));
+                    let left = left - take as u64;
+                    self.state = if left == 0 { State::DataCr } else { State::Data(left) };
+                    return Ok(run(at, take));
+                }
+                State::Done => break,
+                _ => {
+                    self.state = framing_byte(self.state, input[at])?;
+                    at += 1;
+                }
+            }
+        }
+        Ok(run(at, 0))
+    }
+}
+
+fn run(at: usize, length: usize) -> Step {
+    Step { data: at..at + length, used: at + length }
+}
+
+/// One byte of chunked framing.
+fn framing_byte(state: State, byte: u8) -> Result<State, BadBody> {
+    Ok(match (state, byte) {
+        (State::Size { digits, size }, b) if b.is_ascii_hexdigit() => {
+            if digits == SIZE_DIGITS_MAX {
+                return Err(BadBody("chunk size too large"));
+            }
+            State::Size { digits: digits + 1, size: size << 4 | u64::from(hex(b)) }
+        }
+        (State::Size { digits: 1.., size }, b'\r') => State::SizeLf { size },
+        (State::Size { digits: 1.., size }, b';') => State::Extension { size, bytes: 1 },
+        (State::Size { .. }, _) => return Err(BadBody("malformed chunk size")),
+        (State::Extension { size, .. }, b'\r') => State::SizeLf { size },
+        (State::Extension { size, bytes }, b) if is_field_byte(b) => {
+            if bytes == EXTENSION_MAX {
+                return Err(BadBody("chunk extension too long"));
+            }
+            State::Extension { size, bytes: bytes + 1 }
+        }
+        (State::Extension { .. }, _) => return Err(BadBody("malformed chunk extension")),
+        (State::SizeLf { size: 0 }, b'\n') => State::TrailerStart { bytes: 0 },
+        (State::SizeLf { size }, b'\n') => State::Data(size),
+        (State::SizeLf { .. }, _) => return Err(BadBody("a chunk size must end with CRLF")),
+        (State::DataCr, b'\r') => State::DataLf,
+        (State::DataLf, b'\n') => State::Size { digits: 0, size: 0 },
+        (State::DataCr | State::DataLf, _) => return Err(BadBody("chunk data must end with CRLF")),
+        (State::EndLf, b'\n') => State::Done,
+        (State::EndLf, _) => return Err(BadBody("the last chunk must end with CRLF")),
+        (state, b) => return trailer_byte(state, b),
+    })
+}
+
+fn trailer_byte(state: State, byte: u8) -> Result<State, BadBody> {
+    let bytes = match state {
+        State::TrailerStart { bytes }
+        | State::TrailerName { bytes }
+        | State::TrailerValue { bytes }
+        | State::TrailerLf { bytes } => bytes + 1,
+        _ => return Err(BadBody("malformed chunked body")),
+    };
+    if bytes > TRAILERS_MAX {
+        return Err(BadBody("trailers too long"));
+    }
+    Ok(match (state, byte) {
+        (State::TrailerStart { .. }, b'\r') => State::EndLf,
+        (State::TrailerStart { .. } | State::TrailerName { .. }, b) if is_token_byte(b) => State::TrailerName { bytes },
+        (State::TrailerName { .. }, b':') => State::TrailerValue { bytes },
+        (State::TrailerValue { .. }, b'\r') => State::TrailerLf { bytes },
+        (State::TrailerValue { .. }, b) if is_field_byte(b) => State::TrailerValue { bytes },
+        (State::TrailerLf { .. }, b'\n') => State::TrailerStart { bytes },
+        _ => return Err(BadBody("malformed trailer")),
+    })
+}
+
+fn hex(digit: u8) -> u8 {
+    match digit {
+        b'0'..=b'9' => digit - b'0',
+        _ => (digit | 0x20) - b'a' + 10,
+    }
+}
+
+/// A byte that may stand in a field value: VCHAR, obs-text, space or tab (RFC 9110 section 5.5).
+pub(super) fn is_field_byte(byte: u8) -> bool {
+    byte == b'\t' || (byte >= b' ' && byte != 0x7f)
+}
+
+/// A byte of a token (RFC 9110 section 5.6.2).
+pub fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Decodes `input` cut into pieces at `cuts`; gives the data and the bytes left over.
+    fn decode(framing: Framing, pieces: &[&[u8]]) -> Result<(Vec<u8>, bool, usize), BadBody> {
+        let mut decoder = Decoder::new(framing);
+        let mut data = Vec::new();
+        let mut left = 0;
+        for piece in pieces {
+            let mut at = 0;
+            while at < piece.len() && !decoder.is_done() {
+                let step = decoder.step(&piece[at..])?;
+                data.extend_from_slice(&piece[at..][step.data]);
+                at += step.used;
+            }
+            left += piece.len() - at;
+        }
+        Ok((data, decoder.is_done(), left))
+    }
+
+    const GOOD: &[u8] = b"5;a=\"b c\"\r\nhello\r\n00A\r\n0123456789\r\n0\r\nX-Sum: 1\r\nEmpty:\r\n\r\nnext";
+
+    #[test]
+    fn chunked_gives_the_same_at_every_split() {
+        let whole = decode(Framing::Chunked, &[GOOD]).unwrap();
+        assert_eq!(whole, (b"hello0123456789".to_vec(), true, 4));
+        for a in 0..GOOD.len() {
+            for b in a..GOOD.len() {
+                let pieces = [&GOOD[..a], &GOOD[a..b], &GOOD[b..]];
+                assert_eq!(decode(Framing::Chunked, &pieces).unwrap(), whole, "cut at {a} and {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_shorter_prefix_is_unfinished() {
+        for end in 0..GOOD.len() - 4 {
+            assert!(!decode(Framing::Chunked, &[&GOOD[..end]]).unwrap().1, "{end}");
+        }
+    }
+
+    #[test]
+    fn malformed_chunks_are_refused() {
+        for bad in [
+            "\r\n",
+            "g\r\n",
+            "-1\r\n",
+            "+1\r\n",
+            "0x5\r\n",
+            " 5\r\n",
+            "5 \r\n",
+            "5\n",
+            "5\rX",
+            "5\r\nhelloX",
+            "5\r\nhello\n",
+            "5\r\nhello\rX",
+            "1000000000000000\r\n",
+            "ffffffffffffffffff\r\n",
+            "5;\n",
+            "5;a\x00\r\n",
+            "5;a\rb",
+            "0\r\n\n",
+            "0\r\n\rX",
+            "0\r\nbad trailer: 1\r\n",
+            "0\r\n: 1\r\n",
+            "0\r\n folded\r\n",
+            "0\r\na: b\n",
+            "0\r\na: \x01\r\n",
+            "0\r\na\r\n",
+        ] {
+            assert!(decode(Framing::Chunked, &[bad.as_bytes()]).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn extensions_and_trailers_are_bounded() {
+        let long = format!("5;{}\r\n", "x".repeat(EXTENSION_MAX));
+        assert!(decode(Framing::Chunked, &[long.as_bytes()]).is_err());
+        let many = format!("0\r\n{}", "a: b\r\n".repeat(TRAILERS_MAX / 6 + 1));
+        assert!(decode(Framing::Chunked, &[many.as_bytes()]).is_err());
+    }
+
+    #[test]
+    fn lengths_and_closes() {
+        assert_eq!(decode(Framing::Length(3), &[b"ab", b"cde"]).unwrap(), (b"abc".to_vec(), true, 2));
+        assert_eq!(decode(Framing::Length(3), &[b"ab"]).unwrap(), (b"ab".to_vec(), false, 0));
+        assert_eq!(decode(Framing::Length(0), &[b"x"]).unwrap(), (vec![], true, 1));
+        assert_eq!(decode(Framing::UntilClose, &[b"ab", b"c"]).unwrap(), (b"abc".to_vec(), false, 0));
+    }
+}

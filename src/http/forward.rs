@@ -1,0 +1,227 @@
+//! The head that goes on: hop-by-hop fields out, forwarding fields in (RFC 9110 sections 7.6 and 7.6.3).
+//!
+//! Lines that stay are copied in runs, byte for byte; framing is written anew from what was decided, never copied from
+//! what was said. Pure.
+
+use super::head::{Field, FieldName, RequestHead, ResponseHead, tokens};
+use super::{Framing, Method, Span, Version};
+
+/// Our name in `Via`.
+const VIA: &[u8] = b"Via: 1.1 rateguard\r\n";
+const VIA_10: &[u8] = b"Via: 1.0 rateguard\r\n";
+
+/// Bytes of a client's `X-Request-Id` that are kept; a longer one is replaced.
+pub const REQUEST_ID_MAX: usize = 128;
+
+/// What is known of the client's side of a request, for the forwarding fields.
+#[derive(Clone, Copy, Debug)]
+pub struct Hop<'a> {
+    /// The peer's address as text.
+    pub peer: &'a str,
+    /// Whether the peer is a trusted proxy, whose forwarding fields are kept.
+    pub trusted: bool,
+    /// The id of this request.
+    pub request_id: &'a [u8],
+}
+
+/// The client's own `X-Request-Id`, where it is one that can be passed on and logged.
+pub fn client_request_id<'b>(head: &RequestHead, buffer: &'b [u8]) -> Option<&'b [u8]> {
+    let field = head.fields.iter().find(|field| field.known == FieldName::RequestId)?;
+    let id = field.value.of(buffer);
+    let fits = !id.is_empty() && id.len() <= REQUEST_ID_MAX && id.iter().all(u8::is_ascii_graphic);
+    fits.then_some(id)
+}
+
+/// Appends the request head for the backend to `out`.
+pub fn request(out: &mut Vec<u8>, buffer: &[u8], head: &RequestHead, hop: &Hop<'_>) {
+    out.extend_from_slice(head.method.of(buffer));
+    out.push(b' ');
+    let target = head.target.of(buffer);
+    if target.first() != Some(&b'/') && target != b"*" {
+        out.push(b'/');
+    }
+    out.extend_from_slice(target);
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    line(out, "Host", &[head.host.of(buffer)]);
+    let nominated = Nominated::of(buffer, &head.fields);
+    copy_lines(out, buffer, &head.fields, |field| match field.known {
+        FieldName::Host
+        | FieldName::Connection
+        | FieldName::HopByHop
+        | FieldName::TransferEncoding
+        | FieldName::ForwardedFor
+        | FieldName::RequestId => false,
+        FieldName::ForwardedProto | FieldName::ForwardedHost => hop.trusted,
+        FieldName::ContentLength => true,
+        FieldName::Expect => head.expects_continue,
+        FieldName::RateLimit | FieldName::Other => !nominated.names(buffer, field),
+    });
+    if head.framing == Framing::Chunked {
+        out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+    }
+    forwarded(out, buffer, head, hop);
+    out.extend_from_slice(match head.version {
+        Version::Http11 => VIA,
+        Version::Http10 => VIA_10,
+    });
+    line(out, "X-Request-Id", &[hop.request_id]);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// `X-Forwarded-*`: the chain so far is believed only from a trusted proxy.
+fn forwarded(out: &mut Vec<u8>, buffer: &[u8], head: &RequestHead, hop: &Hop<'_>) {
+    out.extend_from_slice(b"X-Forwarded-For: ");
+    let has = |known| head.fields.iter().any(|field| field.known == known);
+    if hop.trusted {
+        for field in head.fields.iter().filter(|field| field.known == FieldName::ForwardedFor) {
+            if !field.value.is_empty() {
+                out.extend_from_slice(field.value.of(buffer));
+                out.extend_from_slice(b", ");
+            }
+        }
+    }
+    out.extend_from_slice(hop.peer.as_bytes());
+    out.extend_from_slice(b"\r\n");
+    if !(hop.trusted && has(FieldName::ForwardedProto)) {
+        out.extend_from_slice(b"X-Forwarded-Proto: http\r\n");
+    }
+    let has_host = hop.trusted && has(FieldName::ForwardedHost);
+    if !has_host && !head.host.is_empty() {
+        line(out, "X-Forwarded-Host", &[head.host.of(buffer)]);
+    }
+}
+
+/// How a response goes to the client.
+#[derive(Clone, Copy, Debug)]
+pub struct Delivery<'a> {
+    /// The client's version: HTTP/1.0 knows no chunks.
+    pub version: Version,
+    /// The method asked with.
+    pub asked: Method,
+    /// Whether the client's connection stays open afterwards.
+    pub keep_alive: bool,
+    /// Whole field lines to add, such as the rate limit's.
+    pub extra: &'a [u8],
+}
+
+/// How a response body is framed towards this client: what has no length is chunked, or ends with the connection
+/// where the client does not know chunks.
+pub fn delivered_framing(framing: Framing, version: Version) -> Framing {
+    match (framing, version) {
+        (Framing::Chunked | Framing::UntilClose, Version::Http11) => Framing::Chunked,
+        (Framing::Chunked | Framing::UntilClose, Version::Http10) => Framing::UntilClose,
+        (framing, _) => framing,
+    }
+}
+
+/// Appends the response head for the client to `out`.
+pub fn response(out: &mut Vec<u8>, buffer: &[u8], head: &ResponseHead, to: &Delivery<'_>) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(itoa::Buffer::new().format(head.status).as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(head.reason.of(buffer));
+    out.extend_from_slice(b"\r\n");
+    let nominated = Nominated::of(buffer, &head.fields);
+    let limited = !to.extra.is_empty();
+    copy_lines(out, buffer, &head.fields, |field| match field.known {
+        FieldName::Connection | FieldName::HopByHop | FieldName::TransferEncoding => false,
+        FieldName::ContentLength => head.status >= 200 && head.status != 204,
+        FieldName::RateLimit => !limited,
+        _ => !nominated.names(buffer, field),
+    });
+    if !head.is_interim() {
+        let framing = delivered_framing(head.framing, to.version);
+        if framing == Framing::Chunked {
+            out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+        }
+        out.extend_from_slice(to.extra);
+        connection(out, to.version, to.keep_alive && framing != Framing::UntilClose);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The `Connection` line for the client, where the version's default is not what happens.
+pub fn connection(out: &mut Vec<u8>, version: Version, keep_alive: bool) {
+    out.extend_from_slice(match (version, keep_alive) {
+        (Version::Http11, true) => b"".as_slice(),
+        (Version::Http10, true) => b"Connection: keep-alive\r\n",
+        (_, false) => b"Connection: close\r\n",
+    });
+}
+
+/// Appends one chunk of a chunked body (RFC 9112 section 7.1); nothing for no data, which would end the body.
+pub fn chunk(out: &mut Vec<u8>, data: &[u8]) {
+    if data.is_empty() {
+        return;
+    }
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = (usize::BITS - data.len().leading_zeros()).div_ceil(4);
+    for place in (0..digits).rev() {
+        out.push(DIGITS[data.len() >> (4 * place) & 15]);
+    }
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(data);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The end of a chunked body.
+pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+fn line(out: &mut Vec<u8>, name: &str, value: &[&[u8]]) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    for part in value {
+        out.extend_from_slice(part);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Copies the lines that `keep` accepts, neighbours in one piece.
+fn copy_lines(out: &mut Vec<u8>, buffer: &[u8], fields: &[Field], keep: impl Fn(&Field) -> bool) {
+    let mut pending: Option<Span> = None;
+    for field in fields {
+        pending = match (pending, keep(field)) {
+            (Some(run), true) => Some(Span::new(run.start(), field.line.end())),
+            (None, true) => Some(field.line),
+            (Some(run), false) => {
+                out.extend_from_slice(run.of(buffer));
+                None
+            }
+            (None, false) => None,
+        };
+    }
+    if let Some(run) = pending {
+        out.extend_from_slice(run.of(buffer));
+    }
+}
+
+/// The fields that `Connection` names, which go no further (RFC 9110 section 7.6.1).
+struct Nominated<'a> {
+    buffer: &'a [u8],
+    fields: &'a [Field],
+    any: bool,
+}
+
+impl<'a> Nominated<'a> {
+    fn of(buffer: &'a [u8], fields: &'a [Field]) -> Nominated<'a> {
+        let any = fields.iter().any(|field| {
+            field.known == FieldName::Connection
+                && tokens(field.value.of(buffer))
+                    .any(|t| !t.eq_ignore_ascii_case(b"close") && !t.eq_ignore_ascii_case(b"keep-alive"))
+        });
+        Nominated { buffer, fields, any }
+    }
+
+    fn names(&self, buffer: &[u8], field: &Field) -> bool {
+        self.any
+            && self
+                .fields
+                .iter()
+                .filter(|line| line.known == FieldName::Connection)
+                .flat_map(|line| tokens(line.value.of(self.buffer)))
+                .any(|token| token.eq_ignore_ascii_case(field.name.of(buffer)))
+    }
+}
+
+#[cfg(test)]
+mod tests;

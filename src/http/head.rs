@@ -1,0 +1,498 @@
+//! Request and response heads: httparse into ranges, the framing decision, and the refusals that stop smuggling.
+//!
+//! `parse` gives `Ok(false)` while bytes are missing, an error where the message must be refused, and `Ok(true)` with
+//! everything the gateway needs decided: target, host, framing, persistence. The head keeps no bytes of its own. Pure.
+
+use super::body::is_token_byte;
+use super::{BadResponse, Bounds, FIELDS_MAX, Framing, Method, Refusal, Span, Version};
+use httparse::Status;
+
+/// A field that this gateway reads, sets or removes; all others are passed on as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FieldName {
+    /// `Host`
+    Host,
+    /// `Content-Length`
+    ContentLength,
+    /// `Transfer-Encoding`
+    TransferEncoding,
+    /// `Connection`
+    Connection,
+    /// `Keep-Alive`, `Proxy-Connection`, `TE`, `Trailer`, `Upgrade`: they speak of one connection only.
+    HopByHop,
+    /// `Expect`
+    Expect,
+    /// `X-Forwarded-For`
+    ForwardedFor,
+    /// `X-Forwarded-Proto`
+    ForwardedProto,
+    /// `X-Forwarded-Host`
+    ForwardedHost,
+    /// `X-Request-Id`
+    RequestId,
+    /// `RateLimit` and `RateLimit-Policy`: ours alone on a limited response.
+    RateLimit,
+    /// Any other.
+    Other,
+}
+
+impl FieldName {
+    fn of(name: &[u8]) -> FieldName {
+        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        match name.len() {
+            2 if is("te") => FieldName::HopByHop,
+            4 if is("host") => FieldName::Host,
+            6 if is("expect") => FieldName::Expect,
+            7 if is("trailer") || is("upgrade") => FieldName::HopByHop,
+            9 if is("ratelimit") => FieldName::RateLimit,
+            10 if is("connection") => FieldName::Connection,
+            10 if is("keep-alive") => FieldName::HopByHop,
+            12 if is("x-request-id") => FieldName::RequestId,
+            14 if is("content-length") => FieldName::ContentLength,
+            15 if is("x-forwarded-for") => FieldName::ForwardedFor,
+            16 if is("x-forwarded-host") => FieldName::ForwardedHost,
+            16 if is("proxy-connection") => FieldName::HopByHop,
+            16 if is("ratelimit-policy") => FieldName::RateLimit,
+            17 if is("transfer-encoding") => FieldName::TransferEncoding,
+            17 if is("x-forwarded-proto") => FieldName::ForwardedProto,
+            _ => FieldName::Other,
+        }
+    }
+}
+
+/// One field line.
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    /// What it is to us.
+    pub known: FieldName,
+    /// The field name.
+    pub name: Span,
+    /// The value without surrounding white space.
+    pub value: Span,
+    /// The whole line from the name's first byte through CRLF.
+    pub line: Span,
+}
+
+/// A request head.
+#[derive(Clone, Debug, Default)]
+pub struct RequestHead {
+    /// The method as written.
+    pub method: Span,
+    /// The method as far as it matters to us.
+    pub kind: Method,
+    /// Path and query as the client wrote them; empty where an absolute target has none (it means `/`).
+    pub target: Span,
+    /// The host asked for: the authority of an absolute target, else the Host field; empty in HTTP/1.0 without one.
+    pub host: Span,
+    /// The version of the client.
+    pub version: Version,
+    /// All field lines in order.
+    pub fields: Vec<Field>,
+    /// Where the body ends.
+    pub framing: Framing,
+    /// Whether the client wants the connection kept (RFC 9112 section 9.3).
+    pub keep_alive: bool,
+    /// `Expect: 100-continue` in HTTP/1.1.
+    pub expects_continue: bool,
+    /// Bytes of the head, the empty line included.
+    pub len: usize,
+}
+
+/// A response head.
+#[derive(Clone, Debug, Default)]
+pub struct ResponseHead {
+    /// The status code, 100 to 599.
+    pub status: u16,
+    /// The reason phrase.
+    pub reason: Span,
+    /// All field lines in order.
+    pub fields: Vec<Field>,
+    /// Where the body ends, for the request that this answers.
+    pub framing: Framing,
+    /// Whether the backend keeps the connection.
+    pub keep_alive: bool,
+    /// Bytes of the head, the empty line included.
+    pub len: usize,
+}
+
+const LONE_LF: &str = "lines must end with CRLF";
+
+impl RequestHead {
+    /// Parses the request head at the start of `buffer`. `Ok(false)`: more bytes are needed.
+    pub fn parse(&mut self, buffer: &[u8], bounds: &Bounds) -> Result<bool, Refusal> {
+        let mut table = [const { std::mem::MaybeUninit::uninit() }; FIELDS_MAX];
+        let fields_max = bounds.fields_max.min(FIELDS_MAX);
+        let mut request = httparse::Request::new(&mut []);
+        // RFC 9112 section 2.2: one empty line before the request line is tolerated.
+        let start = if buffer.starts_with(b"\r\n") { 2 } else { 0 };
+        match buffer.get(start) {
+            Some(b'\r') if buffer.len() == 1 => return Ok(false),
+            Some(b'\r' | b'\n') => return Err(Refusal::Bad("an empty line where a request was due")),
+            _ => {}
+        }
+        let parsed = request.parse_with_uninit_headers(&buffer[start..], &mut table[..fields_max]);
+        self.len = match parsed {
+            Ok(Status::Complete(len)) if start + len <= bounds.head_max => start + len,
+            Ok(Status::Partial) if buffer.len() < bounds.head_max => return Ok(false),
+            Ok(_) => return Err(too_large(buffer)),
+            Err(error) => return Err(refusal(error, buffer)),
+        };
+        // httparse fills all three where it says Complete.
+        let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version) else {
+            return Err(Refusal::Bad("malformed request line"));
+        };
+        self.version = version_of(version);
+        self.method = Span::within(buffer, method.as_bytes());
+        self.kind = method_of(method.as_bytes());
+        let target = Span::within(buffer, target.as_bytes());
+        if self.method.start() != start || self.method.end() + 1 != target.start() {
+            return Err(Refusal::Bad("malformed request line"));
+        }
+        let line_end = target.end() + " HTTP/1.1".len();
+        record(buffer, line_end, self.len, request.headers, &mut self.fields)?;
+        let fields = FieldFacts::gather(buffer, &self.fields)?;
+        if fields.expects_other {
+            return Err(Refusal::Expectation);
+        }
+        self.framing = request_framing(&fields, self.version)?;
+        self.keep_alive = fields.keeps_alive(self.version);
+        self.expects_continue = fields.expects_continue && self.version == Version::Http11;
+        self.place(buffer, target, &fields)?;
+        if self.kind == Method::Trace && self.framing != Framing::Empty {
+            return Err(Refusal::Bad("TRACE must not have a body"));
+        }
+        Ok(true)
+    }
+
+    /// Decides target and host (RFC 9112 sections 3.2 and 3.3).
+    fn place(&mut self, buffer: &[u8], target: Span, fields: &FieldFacts) -> Result<(), Refusal> {
+        let text = target.of(buffer);
+        if text.iter().any(|&b| !b.is_ascii_graphic() || b == b'#') {
+            return Err(Refusal::Bad("the request target has a character that must be percent-encoded"));
+        }
+        if self.version == Version::Http11 && fields.host.is_none() {
+            return Err(Refusal::Bad("the Host field is missing"));
+        }
+        self.host = fields.host.unwrap_or_default();
+        if !is_authority(self.host.of(buffer)) && !self.host.is_empty() {
+            return Err(Refusal::Bad("malformed Host field"));
+        }
+        if self.method.of(buffer) == b"CONNECT" {
+            return Err(Refusal::NotImplemented("CONNECT is not served here"));
+        }
+        self.target = target;
+        match text {
+            [b'/', ..] => Ok(()),
+            b"*" if self.kind == Method::Options => Ok(()),
+            _ => self.place_absolute(buffer, target),
+        }
+    }
+
+    fn place_absolute(&mut self, buffer: &[u8], target: Span) -> Result<(), Refusal> {
+        let text = target.of(buffer);
+        let scheme = ["http://", "https://"]
+            .into_iter()
+            .find(|scheme| text.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme.as_bytes())));
+        let Some(scheme) = scheme else {
+            return Err(Refusal::Bad("malformed request target"));
+        };
+        let start = target.start() + scheme.len();
+        let rest = &buffer[start..target.end()];
+        let length = rest.iter().position(|&b| b == b'/' || b == b'?').unwrap_or(rest.len());
+        let authority = &rest[..length];
+        if !is_authority(authority) {
+            return Err(Refusal::Bad("malformed authority in the request target"));
+        }
+        self.host = Span::new(start, start + length);
+        self.target = Span::new(start + length, target.end());
+        Ok(())
+    }
+
+    /// The value of the first field with this name, compared without case.
+    pub fn field<'b>(&self, buffer: &'b [u8], name: &str) -> Option<&'b [u8]> {
+        self.fields
+            .iter()
+            .find(|field| field.name.of(buffer).eq_ignore_ascii_case(name.as_bytes()))
+            .map(|field| field.value.of(buffer))
+    }
+}
+
+impl ResponseHead {
+    /// Parses the response head at the start of `buffer`, for a request of this method. `Ok(false)`: more is needed.
+    pub fn parse(&mut self, buffer: &[u8], bounds: &Bounds, asked: Method) -> Result<bool, BadResponse> {
+        let mut table = [const { std::mem::MaybeUninit::uninit() }; FIELDS_MAX];
+        let mut response = httparse::Response::new(&mut []);
+        if !b"HTTP/".starts_with(&buffer[..buffer.len().min(5)]) {
+            return Err(BadResponse("malformed status line"));
+        }
+        let parser = httparse::ParserConfig::default();
+        self.len = match parser.parse_response_with_uninit_headers(&mut response, buffer, &mut table) {
+            Ok(Status::Complete(len)) if len <= bounds.head_max => len,
+            Ok(Status::Partial) if buffer.len() < bounds.head_max => return Ok(false),
+            Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(BadResponse("response head too large")),
+            Err(_) => return Err(BadResponse("malformed response head")),
+        };
+        let (Some(code), Some(version)) = (response.code, response.version) else {
+            return Err(BadResponse("malformed status line"));
+        };
+        if !(100..600).contains(&code) {
+            return Err(BadResponse("status code out of range"));
+        }
+        self.status = code;
+        let reason = response.reason.unwrap_or_default();
+        let after_code = "HTTP/1.1 200".len();
+        let line_end = match memchr::memchr(b'\n', buffer) {
+            Some(at) if at > after_code => at - 1,
+            _ => return Err(BadResponse("malformed status line")),
+        };
+        self.reason = match reason.is_empty() {
+            true => Span::default(),
+            false => Span::within(buffer, reason.as_bytes()),
+        };
+        record(buffer, line_end, self.len, response.headers, &mut self.fields)
+            .map_err(|_| BadResponse("malformed response field"))?;
+        let fields =
+            FieldFacts::gather(buffer, &self.fields).map_err(|_| BadResponse("response framing is ambiguous"))?;
+        self.framing = response_framing(&fields, code, asked, version_of(version))?;
+        self.keep_alive = fields.keeps_alive(version_of(version)) && self.framing != Framing::UntilClose;
+        Ok(true)
+    }
+
+    /// A 1xx status: another head follows.
+    pub fn is_interim(&self) -> bool {
+        self.status < 200
+    }
+}
+
+/// What the fields of a head say about the connection and the body.
+#[derive(Default)]
+struct FieldFacts {
+    host: Option<Span>,
+    length: Option<u64>,
+    coding: Option<Coding>,
+    close: bool,
+    keep_alive: bool,
+    expects_continue: bool,
+    expects_other: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Coding {
+    Chunked,
+    Unknown,
+}
+
+impl FieldFacts {
+    fn gather(buffer: &[u8], fields: &[Field]) -> Result<FieldFacts, Refusal> {
+        let mut facts = FieldFacts::default();
+        for field in fields {
+            let value = field.value.of(buffer);
+            match field.known {
+                FieldName::Host if facts.host.is_some() => return Err(Refusal::Bad("more than one Host field")),
+                FieldName::Host => facts.host = Some(field.value),
+                FieldName::ContentLength if facts.length.is_some() => {
+                    return Err(Refusal::Bad("more than one Content-Length"));
+                }
+                FieldName::ContentLength => facts.length = Some(content_length(value)?),
+                FieldName::TransferEncoding if facts.coding.is_some() => {
+                    return Err(Refusal::Bad("more than one Transfer-Encoding"));
+                }
+                FieldName::TransferEncoding => facts.coding = Some(transfer_coding(value)?),
+                FieldName::Connection => {
+                    for option in tokens(value) {
+                        facts.close |= option.eq_ignore_ascii_case(b"close");
+                        facts.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                    }
+                }
+                FieldName::Expect if value.eq_ignore_ascii_case(b"100-continue") => facts.expects_continue = true,
+                FieldName::Expect => facts.expects_other = true,
+                _ => {}
+            }
+        }
+        if facts.length.is_some() && facts.coding.is_some() {
+            return Err(Refusal::Bad("Content-Length and Transfer-Encoding together"));
+        }
+        Ok(facts)
+    }
+
+    fn keeps_alive(&self, version: Version) -> bool {
+        match version {
+            Version::Http11 => !self.close,
+            Version::Http10 => self.keep_alive && !self.close,
+        }
+    }
+}
+
+/// RFC 9112 section 6.3 for requests.
+fn request_framing(fields: &FieldFacts, version: Version) -> Result<Framing, Refusal> {
+    match (fields.coding, fields.length) {
+        (Some(_), _) if version == Version::Http10 => Err(Refusal::Bad("Transfer-Encoding in HTTP/1.0")),
+        (Some(Coding::Chunked), _) => Ok(Framing::Chunked),
+        (Some(Coding::Unknown), _) => Err(Refusal::NotImplemented("the only transfer coding served here is chunked")),
+        (None, Some(0) | None) => Ok(Framing::Empty),
+        (None, Some(bytes)) => Ok(Framing::Length(bytes)),
+    }
+}
+
+/// RFC 9112 section 6.3 for responses.
+fn response_framing(fields: &FieldFacts, status: u16, asked: Method, version: Version) -> Result<Framing, BadResponse> {
+    if asked == Method::Head || status < 200 || status == 204 || status == 304 {
+        return Ok(Framing::Empty);
+    }
+    match (fields.coding, fields.length) {
+        (Some(Coding::Chunked), _) if version == Version::Http11 => Ok(Framing::Chunked),
+        (Some(_), _) => Err(BadResponse("response with a transfer coding that is not chunked")),
+        (None, Some(0)) => Ok(Framing::Empty),
+        (None, Some(bytes)) => Ok(Framing::Length(bytes)),
+        (None, None) => Ok(Framing::UntilClose),
+    }
+}
+
+/// Digits only, no sign, no list, no overflow (RFC 9110 section 8.6).
+fn content_length(value: &[u8]) -> Result<u64, Refusal> {
+    const BAD: Refusal = Refusal::Bad("malformed Content-Length");
+    if value.is_empty() {
+        return Err(BAD);
+    }
+    value.iter().try_fold(0u64, |sum, &b| {
+        let digit = b.is_ascii_digit().then(|| u64::from(b - b'0')).ok_or(BAD)?;
+        sum.checked_mul(10).and_then(|ten| ten.checked_add(digit)).ok_or(BAD)
+    })
+}
+
+fn transfer_coding(value: &[u8]) -> Result<Coding, Refusal> {
+    if value.eq_ignore_ascii_case(b"chunked") {
+        return Ok(Coding::Chunked);
+    }
+    let well_formed = !value.is_empty() && value.iter().all(|&b| is_token_byte(b));
+    match well_formed {
+        true => Ok(Coding::Unknown),
+        false => Err(Refusal::Bad("malformed Transfer-Encoding")),
+    }
+}
+
+/// The members of a comma-separated list of tokens, white space removed.
+pub(super) fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|&b| b == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
+}
+
+/// `host[:port]` without user information (RFC 3986 section 3.2).
+fn is_authority(text: &[u8]) -> bool {
+    let host = crate_host(text);
+    let port = &text[host.len()..];
+    let port_fits = match port {
+        [] => true,
+        [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    let inside = |b: &u8| b.is_ascii_hexdigit() || matches!(b, b':' | b'.');
+    let host_fits = match host {
+        [b'[', address @ .., b']'] => !address.is_empty() && address.iter().all(inside),
+        name => !name.is_empty() && name.iter().all(|&b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(&b)),
+    };
+    host_fits && port_fits
+}
+
+fn crate_host(text: &[u8]) -> &[u8] {
+    match text.first() {
+        Some(b'[') => &text[..text.iter().position(|&b| b == b']').map_or(text.len(), |at| at + 1)],
+        _ => &text[..text.iter().position(|&b| b == b':').unwrap_or(text.len())],
+    }
+}
+
+/// Turns httparse's fields into ranges. Lines must follow each other without a gap and end with CRLF, up to the empty
+/// line that ends the head at `end`: httparse takes a lone LF too.
+fn record(
+    buffer: &[u8],
+    start_line_end: usize,
+    end: usize,
+    headers: &[httparse::Header<'_>],
+    fields: &mut Vec<Field>,
+) -> Result<(), Refusal> {
+    fields.clear();
+    check_line_end(buffer, start_line_end)?;
+    let mut at = start_line_end + 2;
+    for header in headers {
+        let name = Span::within(buffer, header.name.as_bytes());
+        let value = Span::within(buffer, header.value);
+        if name.start() != at || buffer[name.end()] != b':' {
+            return Err(Refusal::Bad("malformed field line"));
+        }
+        let after = &buffer[value.end()..];
+        let blanks = after.iter().take_while(|&&b| b == b' ' || b == b'\t').count();
+        let line_end = value.end() + blanks;
+        check_line_end(buffer, line_end)?;
+        at = line_end + 2;
+        fields.push(Field {
+            known: FieldName::of(header.name.as_bytes()),
+            name,
+            value,
+            line: Span::new(name.start(), at),
+        });
+    }
+    check_line_end(buffer, at)?;
+    match at + 2 == end {
+        true => Ok(()),
+        false => Err(Refusal::Bad("malformed head")),
+    }
+}
+
+fn check_line_end(buffer: &[u8], at: usize) -> Result<(), Refusal> {
+    match buffer.get(at..at + 2) {
+        Some(b"\r\n") => Ok(()),
+        _ => Err(Refusal::Bad(LONE_LF)),
+    }
+}
+
+fn version_of(minor: u8) -> Version {
+    match minor {
+        0 => Version::Http10,
+        _ => Version::Http11,
+    }
+}
+
+fn method_of(token: &[u8]) -> Method {
+    match token {
+        b"GET" => Method::Get,
+        b"HEAD" => Method::Head,
+        b"PUT" => Method::Put,
+        b"DELETE" => Method::Delete,
+        b"OPTIONS" => Method::Options,
+        b"TRACE" => Method::Trace,
+        _ => Method::Other,
+    }
+}
+
+fn too_large(buffer: &[u8]) -> Refusal {
+    match memchr::memchr(b'\n', buffer) {
+        Some(_) => Refusal::HeadTooLarge,
+        None => Refusal::TargetTooLong,
+    }
+}
+
+fn refusal(error: httparse::Error, buffer: &[u8]) -> Refusal {
+    match error {
+        httparse::Error::TooManyHeaders => Refusal::HeadTooLarge,
+        httparse::Error::Version => version_refusal(buffer),
+        httparse::Error::HeaderName => Refusal::Bad("malformed field name"),
+        httparse::Error::HeaderValue => Refusal::Bad("malformed field value"),
+        httparse::Error::NewLine => Refusal::Bad(LONE_LF),
+        _ => Refusal::Bad("malformed request line"),
+    }
+}
+
+/// `HTTP/2.0` is a version we do not speak; `HTTQ/1.1` is no version at all.
+fn version_refusal(buffer: &[u8]) -> Refusal {
+    let line = buffer.split(|&b| b == b'\r' || b == b'\n').next().unwrap_or_default();
+    let word = line.rsplit(|&b| b == b' ').next().unwrap_or_default();
+    match word {
+        b"HTTP/1.0" | b"HTTP/1.1" => Refusal::Bad("malformed request line"),
+        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit() => {
+            Refusal::Version
+        }
+        _ => Refusal::Bad("malformed request line"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,381 @@
+//! Who asks, and for what: the client's address, the user, and the endpoint, as they stand in keys.
+//!
+//! An API key, a cookie or a header value never leaves this room in clear: only its SHA-256 does. Pure.
+
+use crate::http::head::{FieldName, RequestHead};
+use ipnet::IpNet;
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::io::Write;
+use std::net::IpAddr;
+
+/// Bytes of a key part; a longer one is replaced by its hash.
+pub const PART_MAX: usize = 128;
+
+/// Bytes of a digest that stand in a key, as twice as many hexadecimal digits: 128 bits do not collide by chance.
+const HASH_BYTES: usize = 16;
+
+/// Where the user is looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The field [`Settings::api_key_header`].
+    ApiKey,
+    /// The client's address.
+    Ip,
+    /// A request field.
+    Header(String),
+    /// A cookie.
+    Cookie(String),
+}
+
+/// What to do with an API key that no consumer owns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnknownApiKeys {
+    /// Each key is a user of its own.
+    #[default]
+    Accept,
+    /// As if there were no key: the next source decides.
+    Ip,
+    /// 401.
+    Reject,
+}
+
+/// A caller known by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Consumer {
+    /// Stands in keys, logs and replies.
+    pub name: String,
+    /// SHA-256 of its API key.
+    pub key_sha256: [u8; 32],
+    /// Its plan's name, where it has one.
+    pub plan: Option<String>,
+}
+
+/// How callers are told apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// In this order; the first that is present wins, and the address ends every list.
+    pub sources: Vec<Source>,
+    /// The field that carries an API key.
+    pub api_key_header: String,
+    /// What a key of nobody means.
+    pub unknown_api_keys: UnknownApiKeys,
+    /// Bits of an IPv6 address that make one client, 1 to 128.
+    pub ipv6_prefix: u8,
+    /// Peers whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The known callers.
+    pub consumers: Vec<Consumer>,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            sources: vec![Source::ApiKey, Source::Ip],
+            api_key_header: "X-API-Key".into(),
+            unknown_api_keys: UnknownApiKeys::Accept,
+            ipv6_prefix: 64,
+            trusted_proxies: Vec::new(),
+            consumers: Vec::new(),
+        }
+    }
+}
+
+/// The number of a plan, see [`Identity::plans`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PlanId(pub usize);
+
+/// The settings in the form that requests are matched with.
+#[derive(Debug)]
+pub struct Identity {
+    settings: Settings,
+    plans: Vec<String>,
+    known: HashMap<[u8; 32], Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    user: Vec<u8>,
+    plan: Option<PlanId>,
+}
+
+/// An API key that no consumer owns, where such keys are rejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownKey;
+
+/// Who sent a request. One is used for many requests, so that it allocates once.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// The client's address.
+    pub ip: IpAddr,
+    /// Whether the peer's forwarding fields are believed.
+    pub via_trusted: bool,
+    /// The user as it stands in keys: `alice`, `key:<hash>`, `ip:203.0.113.7`, `ip:2001:db8::/64`.
+    pub user: Vec<u8>,
+    /// The address as it stands in keys.
+    pub ip_text: Vec<u8>,
+    /// The consumer's plan.
+    pub plan: Option<PlanId>,
+}
+
+impl Default for Caller {
+    fn default() -> Caller {
+        Caller { ip: IpAddr::from([0, 0, 0, 0]), via_trusted: false, user: Vec::new(), ip_text: Vec::new(), plan: None }
+    }
+}
+
+impl Identity {
+    /// Prepares the settings.
+    pub fn new(settings: Settings) -> Identity {
+        let mut plans: Vec<String> = settings.consumers.iter().filter_map(|c| c.plan.clone()).collect();
+        plans.sort();
+        plans.dedup();
+        let known = settings.consumers.iter().map(|consumer| {
+            let mut user = Vec::new();
+            push_part(&mut user, consumer.name.as_bytes());
+            let plan = consumer.plan.as_ref().and_then(|plan| plans.binary_search(plan).ok());
+            (consumer.key_sha256, Known { user, plan: plan.map(PlanId) })
+        });
+        let known = known.collect();
+        Identity { settings, plans, known }
+    }
+
+    /// The names of all plans that consumers have; a [`PlanId`] is a position in it.
+    pub fn plans(&self) -> &[String] {
+        &self.plans
+    }
+
+    /// Whether this address is a trusted proxy.
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        self.settings.trusted_proxies.iter().any(|net| net.contains(&address))
+    }
+
+    /// Finds out who sent the request that `head` describes over a connection from `peer`.
+    pub fn of(&self, head: &RequestHead, buffer: &[u8], peer: IpAddr, caller: &mut Caller) -> Result<(), UnknownKey> {
+        let peer = peer.to_canonical();
+        caller.via_trusted = self.trusts(peer);
+        let ip = match caller.via_trusted {
+            true => self.forwarded_for(head, buffer, peer),
+            false => peer,
+        };
+        if caller.ip_text.is_empty() || caller.ip != ip {
+            caller.ip = ip;
+            caller.ip_text.clear();
+            push_address(&mut caller.ip_text, ip, self.settings.ipv6_prefix);
+        }
+        caller.plan = None;
+        caller.user.clear();
+        for source in &self.settings.sources {
+            if self.take_user(source, head, buffer, caller)? {
+                return Ok(());
+            }
+        }
+        caller.user.extend_from_slice(&caller.ip_text);
+        Ok(())
+    }
+
+    /// Walks `X-Forwarded-For` from the right past trusted addresses. A malformed entry ends the walk: what stands
+    /// left of it was not written by anybody we trust.
+    fn forwarded_for(&self, head: &RequestHead, buffer: &[u8], peer: IpAddr) -> IpAddr {
+        let mut client = peer;
+        let lines = head.fields.iter().rev().filter(|field| field.known == FieldName::ForwardedFor);
+        for entry in lines.flat_map(|field| field.value.of(buffer).rsplit(|&b| b == b',')) {
+            let entry = entry.trim_ascii();
+            if entry.is_empty() {
+                continue;
+            }
+            let Some(address) = parse_address(entry) else { break };
+            client = address;
+            if !self.trusts(address) {
+                break;
+            }
+        }
+        client
+    }
+
+    fn take_user(
+        &self,
+        source: &Source,
+        head: &RequestHead,
+        buffer: &[u8],
+        caller: &mut Caller,
+    ) -> Result<bool, UnknownKey> {
+        match source {
+            Source::Ip => {
+                caller.user.extend_from_slice(&caller.ip_text);
+                Ok(true)
+            }
+            Source::ApiKey => match present(head.field(buffer, &self.settings.api_key_header)) {
+                Some(key) => self.take_api_key(key, caller),
+                None => Ok(false),
+            },
+            Source::Header(name) => {
+                let value = present(head.field(buffer, name));
+                Ok(value.is_some_and(|value| push_secret(&mut caller.user, name, value)))
+            }
+            Source::Cookie(name) => {
+                let value = present(cookie(head, buffer, name));
+                Ok(value.is_some_and(|value| push_secret(&mut caller.user, name, value)))
+            }
+        }
+    }
+
+    fn take_api_key(&self, key: &[u8], caller: &mut Caller) -> Result<bool, UnknownKey> {
+        let digest: [u8; 32] = Sha256::digest(key).into();
+        if let Some(known) = self.known.get(&digest) {
+            caller.user.extend_from_slice(&known.user);
+            caller.plan = known.plan;
+            return Ok(true);
+        }
+        match self.settings.unknown_api_keys {
+            UnknownApiKeys::Accept => {
+                caller.user.extend_from_slice(b"key:");
+                push_hex(&mut caller.user, &digest[..HASH_BYTES]);
+                Ok(true)
+            }
+            UnknownApiKeys::Ip => Ok(false),
+            UnknownApiKeys::Reject => Err(UnknownKey),
+        }
+    }
+}
+
+fn present(value: Option<&[u8]>) -> Option<&[u8]> {
+    value.filter(|value| !value.is_empty())
+}
+
+/// The value of a cookie (RFC 6265 section 4.2.1).
+fn cookie<'b>(head: &RequestHead, buffer: &'b [u8], name: &str) -> Option<&'b [u8]> {
+    let lines = head.fields.iter().filter(|field| field.name.of(buffer).eq_ignore_ascii_case(b"cookie"));
+    let pairs = lines.flat_map(|field| field.value.of(buffer).split(|&b| b == b';'));
+    pairs.map(<[u8]>::trim_ascii).find_map(|pair| {
+        let rest = pair.strip_prefix(name.as_bytes())?;
+        rest.strip_prefix(b"=")
+    })
+}
+
+/// `203.0.113.7`, `203.0.113.7:4711`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:4711`.
+fn parse_address(entry: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(entry).ok()?;
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let with_port = || text.parse().map(|with_port: std::net::SocketAddr| with_port.ip());
+    let address: Option<IpAddr> = bare.parse().ok().or_else(|| with_port().ok());
+    address.map(|address| address.to_canonical())
+}
+
+fn push_address(out: &mut Vec<u8>, address: IpAddr, ipv6_prefix: u8) {
+    // Writing into a Vec cannot fail.
+    let _ = match address {
+        IpAddr::V4(address) => write!(out, "ip:{address}"),
+        IpAddr::V6(address) if ipv6_prefix < 128 => {
+            let mask = u128::MAX << (128 - u32::from(ipv6_prefix.max(1)));
+            let network = std::net::Ipv6Addr::from(u128::from(address) & mask);
+            write!(out, "ip:{network}/{ipv6_prefix}")
+        }
+        IpAddr::V6(address) => write!(out, "ip:{address}"),
+    };
+}
+
+/// Appends `name:<hash of value>`; always true, for use in a chain.
+pub(crate) fn push_secret(out: &mut Vec<u8>, name: &str, value: &[u8]) -> bool {
+    push_part(out, name.to_ascii_lowercase().as_bytes());
+    out.push(b':');
+    push_hex(out, &Sha256::digest(value)[..HASH_BYTES]);
+    true
+}
+
+/// Appends a part of a key: `{ } : %`, spaces, controls and non-ASCII percent-encoded; a part over [`PART_MAX`] bytes
+/// becomes `hash:` and its hash.
+pub fn push_part(out: &mut Vec<u8>, raw: &[u8]) {
+    let start = out.len();
+    for &byte in raw.iter().take(PART_MAX + 1) {
+        if byte.is_ascii_graphic() && !matches!(byte, b'{' | b'}' | b':' | b'%') {
+            out.push(byte);
+        } else {
+            out.push(b'%');
+            push_hex_upper(out, byte);
+        }
+    }
+    if out.len() - start > PART_MAX {
+        out.truncate(start);
+        out.extend_from_slice(b"hash:");
+        push_hex(out, &Sha256::digest(raw)[..HASH_BYTES]);
+    }
+}
+
+fn push_hex(out: &mut Vec<u8>, bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for byte in bytes {
+        out.push(DIGITS[usize::from(byte >> 4)]);
+        out.push(DIGITS[usize::from(byte & 15)]);
+    }
+}
+
+fn push_hex_upper(out: &mut Vec<u8>, byte: u8) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    out.push(DIGITS[usize::from(byte >> 4)]);
+    out.push(DIGITS[usize::from(byte & 15)]);
+}
+
+/// Writes the endpoint of a request target: the path with unreserved characters decoded (RFC 3986 section 2.3), dot
+/// segments resolved (5.2.4), empty segments merged, without query and trailing slash. `//a`, `/%61`, `/a/`, `/a?x` and
+/// `/./a` are all `/a`.
+pub fn endpoint(target: &[u8], out: &mut Vec<u8>) {
+    out.clear();
+    let path = target.split(|&b| b == b'?').next().unwrap_or_default();
+    if path == b"*" {
+        out.push(b'*');
+        return;
+    }
+    for segment in path.split(|&b| b == b'/') {
+        let start = out.len();
+        out.push(b'/');
+        push_decoded(out, segment);
+        match &out[start + 1..] {
+            b"" | b"." => out.truncate(start),
+            b".." => {
+                out.truncate(start);
+                let parent = out.iter().rposition(|&b| b == b'/').unwrap_or(0);
+                out.truncate(parent);
+            }
+            _ => {}
+        }
+    }
+    if out.is_empty() {
+        out.push(b'/');
+    }
+}
+
+/// Appends a path segment with unreserved characters decoded; other escapes keep their meaning, in capitals.
+fn push_decoded(out: &mut Vec<u8>, segment: &[u8]) {
+    let mut rest = segment;
+    while let Some(at) = memchr::memchr(b'%', rest) {
+        out.extend_from_slice(&rest[..at]);
+        rest = &rest[at..];
+        let digits = rest.get(1..3).and_then(|two| Some((hex(two[0])?, hex(two[1])?)));
+        match digits {
+            Some((high, low)) => {
+                let byte = high << 4 | low;
+                if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+                    out.push(byte);
+                } else {
+                    out.push(b'%');
+                    push_hex_upper(out, byte);
+                }
+                rest = &rest[3..];
+            }
+            // Not an escape: the sign itself is meant.
+            None => {
+                out.extend_from_slice(b"%25");
+                rest = &rest[1..];
+            }
+        }
+    }
+    out.extend_from_slice(rest);
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,138 @@
+//! The limiter: which limits apply, what they say, and where buckets live.
+//!
+//! [`Limiter::decide`] never fails: where the store does, the configured answer is the decision, with its reason.
+//! Names no socket; the Redis half speaks through [`crate::redis::client`]. Pure but for that call.
+
+pub mod bucket;
+pub mod memory;
+pub mod policy;
+pub mod script;
+
+use crate::redis::{self, Fault};
+use crate::time::Micros;
+use bucket::Level;
+use policy::{Policy, Sheet};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// The most limits that one request may fall under.
+pub const APPLIED_MAX: usize = 16;
+
+/// What a request is worth while the store does not answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFailure {
+    /// It passes.
+    #[default]
+    Open,
+    /// 503.
+    Closed,
+}
+
+/// Where buckets live.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreKind {
+    /// In this process, shared by its workers.
+    Memory,
+    /// In Redis, shared by all replicas.
+    Redis(redis::Settings),
+}
+
+/// The store and what happens when it fails.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreSettings {
+    /// Which store.
+    pub kind: StoreKind,
+    /// What a request is worth without it.
+    pub on_failure: OnFailure,
+    /// First part of every key.
+    pub key_prefix: String,
+}
+
+/// Why the store gave no decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreFault {
+    /// No connection.
+    Disconnected,
+    /// The deadline passed.
+    Timeout,
+    /// Too many commands wait already.
+    Overloaded,
+    /// The server answered with an error.
+    Server,
+    /// The server answered something that is no answer to the question.
+    Protocol,
+}
+
+impl StoreFault {
+    /// The fault in words, for logs and replies.
+    pub fn words(self) -> &'static str {
+        match self {
+            StoreFault::Disconnected => "the store is not connected",
+            StoreFault::Timeout => "the store did not answer in time",
+            StoreFault::Overloaded => "too many decisions wait for the store",
+            StoreFault::Server => "the store answered with an error",
+            StoreFault::Protocol => "the store answered out of protocol",
+        }
+    }
+}
+
+impl From<Fault> for StoreFault {
+    fn from(fault: Fault) -> StoreFault {
+        match fault {
+            Fault::Disconnected => StoreFault::Disconnected,
+            Fault::Timeout => StoreFault::Timeout,
+            Fault::Overloaded => StoreFault::Overloaded,
+        }
+    }
+}
+
+/// What becomes of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// All limits agree and were charged; the sheet holds the levels.
+    Allow,
+    /// At least one enforced limit is short; nothing was charged; the sheet holds the levels.
+    Deny,
+    /// No decision: the request passes by `on_failure = "open"`.
+    FailOpen(StoreFault),
+    /// No decision: the request is refused by `on_failure = "closed"`.
+    FailClosed(StoreFault),
+}
+
+/// A worker's access to the store.
+pub enum Limiter {
+    /// Buckets in this process.
+    Memory(Arc<memory::Store>),
+    /// Buckets in Redis.
+    Redis(Rc<redis::client::Client>),
+}
+
+impl Limiter {
+    /// Charges every bucket on the sheet, or none, and writes down their levels. `on_failure` is the answer where the
+    /// store has none.
+    pub async fn decide(&self, policy: &Policy, sheet: &mut Sheet, on_failure: OnFailure, now: Micros) -> Decision {
+        let answer = match self {
+            Limiter::Memory(store) => {
+                store.charge(policy, sheet, now);
+                Ok(())
+            }
+            Limiter::Redis(client) => script::charge(client, policy, sheet, now).await,
+        };
+        match answer {
+            Ok(()) if sheet.denied(policy) => Decision::Deny,
+            Ok(()) => Decision::Allow,
+            Err(fault) => match on_failure {
+                OnFailure::Open => Decision::FailOpen(fault),
+                OnFailure::Closed => Decision::FailClosed(fault),
+            },
+        }
+    }
+}
+
+/// Reads a level as the script writes it: the units, or -1 - units where they did not cover the cost.
+pub fn level_of(number: i64) -> Level {
+    match number {
+        0.. => Level { units: number as u64, short: false },
+        _ => Level { units: (-1 - number) as u64, short: true },
+    }
+}

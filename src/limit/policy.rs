@@ -1,0 +1,361 @@
+//! Which limits a request falls under, and which buckets it is charged to.
+//!
+//! A policy is prepared once from the configured limits; finding the limits of a request costs the length of its path.
+//! Pure.
+
+use super::bucket::{BadShape, Level, Rate, Shape};
+use super::{APPLIED_MAX, script};
+use crate::http::head::RequestHead;
+use crate::identity::{Caller, PlanId, push_part, push_secret};
+use crate::route::{Match, PathTree};
+use thiserror::Error;
+
+/// One bucket for each different value of these.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum By {
+    /// The user.
+    User,
+    /// The client's address.
+    Ip,
+    /// The normalised path.
+    Endpoint,
+    /// The route.
+    Route,
+    /// The method.
+    Method,
+    /// The value of a request field, which stands in keys as a hash.
+    Header(String),
+}
+
+/// How much is allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// The refill.
+    pub rate: Rate,
+    /// Tokens of a full bucket.
+    pub burst: u64,
+}
+
+/// What a limit does to a request that it has no tokens for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// It is denied.
+    #[default]
+    Enforce,
+    /// It is counted and logged only.
+    Shadow,
+}
+
+/// A limit as configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// Unique; stands in keys, fields, logs and metrics.
+    pub name: String,
+    /// Which requests it applies to.
+    pub scope: Match,
+    /// One bucket for each; empty = one for all.
+    pub by: Vec<By>,
+    /// The quota of callers without a plan of their own here.
+    pub quota: Quota,
+    /// Tokens that a request takes.
+    pub cost: u64,
+    /// Deny or only count.
+    pub mode: Mode,
+    /// Quotas of plans, which come before `quota`.
+    pub plans: Vec<(String, Quota)>,
+    /// Whether CORS preflights are counted.
+    pub count_preflight: bool,
+}
+
+impl Limit {
+    /// Whether its buckets are told apart by who asks (or not at all), so that inventing paths gains nothing.
+    pub fn bounds_a_client(&self) -> bool {
+        self.mode == Mode::Enforce && !self.by.iter().any(|by| matches!(by, By::Endpoint | By::Header(_)))
+    }
+}
+
+/// Why limits cannot be used.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum BadPolicy {
+    /// One limit cannot be counted.
+    #[error("limit {name:?}: {reason}")]
+    Shape {
+        /// The limit.
+        name: String,
+        /// Why.
+        reason: BadShape,
+    },
+    /// Too many limits on one request.
+    #[error("{0} limits can apply to one request; at most {APPLIED_MAX} may")]
+    TooMany(usize),
+}
+
+/// A limit, prepared.
+#[derive(Debug)]
+pub struct Rule {
+    /// The name.
+    pub name: String,
+    /// Deny or only count.
+    pub mode: Mode,
+    /// Tokens that a request takes.
+    pub cost: u64,
+    by: Vec<By>,
+    key_tail: Vec<u8>,
+    count_preflight: bool,
+    tier: Tier,
+    plans: Vec<(PlanId, Tier)>,
+}
+
+/// A quota of a rule, prepared.
+#[derive(Debug)]
+pub struct Tier {
+    /// As configured.
+    pub quota: Quota,
+    /// In units.
+    pub shape: Shape,
+    /// The script's arguments, encoded.
+    pub(super) arguments: Vec<u8>,
+    /// `"name";q=10;w=2`, a member of RateLimit-Policy.
+    pub policy_member: Vec<u8>,
+}
+
+/// All limits.
+#[derive(Debug)]
+pub struct Policy {
+    rules: Vec<Rule>,
+    tree: PathTree,
+    prefix: Vec<u8>,
+}
+
+/// What a request is, as far as limits tell requests apart.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// The request's head.
+    pub head: &'a RequestHead,
+    /// The bytes of the head.
+    pub buffer: &'a [u8],
+    /// The host asked for, without port.
+    pub host: &'a [u8],
+    /// The normalised path.
+    pub endpoint: &'a [u8],
+    /// The key text of the route, for limits by route.
+    pub route: &'a str,
+    /// Who asks.
+    pub caller: &'a Caller,
+}
+
+/// One limit that applies to the request at hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// Position of the rule in the policy.
+    pub rule: usize,
+    plan: Option<usize>,
+}
+
+/// What one request is charged, and what became of it. Used for many requests, so that it allocates once.
+#[derive(Clone, Debug, Default)]
+pub struct Sheet {
+    applied: Vec<Applied>,
+    keys: Vec<u8>,
+    ends: Vec<usize>,
+    /// One for each applied limit, after a decision.
+    pub levels: [Level; APPLIED_MAX],
+}
+
+impl Policy {
+    /// Prepares limits; `plans` are the names that [`PlanId`]s stand for.
+    pub fn new(limits: &[Limit], plans: &[String], key_prefix: &str) -> Result<Policy, BadPolicy> {
+        let rules = limits.iter().map(|limit| Rule::new(limit, plans)).collect::<Result<Vec<_>, _>>()?;
+        let tree = PathTree::new(limits.iter().enumerate().map(|(id, limit)| (limit.scope.clone(), id)));
+        match tree.most_on_one_path() {
+            most if most > APPLIED_MAX => Err(BadPolicy::TooMany(most)),
+            _ => Ok(Policy { rules, tree, prefix: key_prefix.as_bytes().to_vec() }),
+        }
+    }
+
+    /// Whether there are no limits at all.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// The rule at a position.
+    pub fn rule(&self, applied: &Applied) -> &Rule {
+        &self.rules[applied.rule]
+    }
+
+    /// The quota that counts for this caller.
+    pub fn tier(&self, applied: &Applied) -> &Tier {
+        let rule = self.rule(applied);
+        applied.plan.map_or(&rule.tier, |plan| &rule.plans[plan].1)
+    }
+
+    /// Writes on the sheet which limits the request falls under, in configured order, and their keys.
+    pub fn apply(&self, subject: &Subject<'_>, sheet: &mut Sheet) {
+        sheet.applied.clear();
+        sheet.keys.clear();
+        sheet.ends.clear();
+        let method = subject.head.method.of(subject.buffer);
+        self.tree.each(subject.host, subject.endpoint, method, |rule| {
+            if sheet.applied.len() < APPLIED_MAX {
+                let plan = subject.caller.plan.and_then(|plan| self.rules[rule].plan(plan));
+                sheet.applied.push(Applied { rule, plan });
+            }
+        });
+        if sheet.applied.is_empty() {
+            return;
+        }
+        sheet.applied.sort_unstable_by_key(|applied| applied.rule);
+        if is_preflight(subject) {
+            sheet.applied.retain(|applied| self.rules[applied.rule].count_preflight);
+        }
+        for applied in &sheet.applied {
+            self.rules[applied.rule].push_key(&self.prefix, subject, &mut sheet.keys);
+            sheet.ends.push(sheet.keys.len());
+        }
+    }
+}
+
+/// A CORS preflight (Fetch standard, section "CORS-preflight fetch"): the browser asks, not the user.
+fn is_preflight(subject: &Subject<'_>) -> bool {
+    let has = |name| subject.head.field(subject.buffer, name).is_some();
+    subject.head.kind == crate::http::Method::Options && has("Origin") && has("Access-Control-Request-Method")
+}
+
+impl Rule {
+    fn new(limit: &Limit, plans: &[String]) -> Result<Rule, BadPolicy> {
+        let tier = |quota: Quota| {
+            let shape = Shape::new(quota.rate, quota.burst, limit.cost);
+            shape
+                .map(|shape| Tier::new(limit, quota, shape))
+                .map_err(|reason| BadPolicy::Shape { name: limit.name.clone(), reason })
+        };
+        let mut own = Vec::new();
+        for (name, quota) in &limit.plans {
+            let prepared = tier(*quota)?;
+            // A plan that no consumer has is checked, and never looked up.
+            if let Ok(id) = plans.binary_search(name) {
+                own.push((PlanId(id), prepared));
+            }
+        }
+        let mut key_tail = vec![b':'];
+        push_part(&mut key_tail, limit.name.as_bytes());
+        Ok(Rule {
+            name: limit.name.clone(),
+            mode: limit.mode,
+            cost: limit.cost,
+            by: limit.by.clone(),
+            key_tail,
+            count_preflight: limit.count_preflight,
+            tier: tier(limit.quota)?,
+            plans: own,
+        })
+    }
+
+    fn plan(&self, plan: PlanId) -> Option<usize> {
+        self.plans.iter().position(|(id, _)| *id == plan)
+    }
+
+    /// `<prefix>:{<who>}:<what>:<limit>`. The braces are the cluster's hash tag: all buckets of a user share a slot.
+    /// Several parts on one side are joined by a colon, which no part can hold unescaped.
+    fn push_key(&self, prefix: &[u8], subject: &Subject<'_>, out: &mut Vec<u8>) {
+        out.extend_from_slice(prefix);
+        out.extend_from_slice(b":{");
+        let start = out.len();
+        for by in &self.by {
+            let before = out.len();
+            if before > start && by.is_about_who() {
+                out.push(b':');
+            }
+            match by {
+                By::User => out.extend_from_slice(&subject.caller.user),
+                By::Ip => out.extend_from_slice(&subject.caller.ip_text),
+                By::Header(name) => {
+                    let value = subject.head.field(subject.buffer, name).unwrap_or_default();
+                    push_secret(out, name, value);
+                }
+                By::Endpoint | By::Route | By::Method => {}
+            }
+        }
+        dash_if_empty(out, start);
+        out.extend_from_slice(b"}:");
+        let start = out.len();
+        for by in self.by.iter().filter(|by| !by.is_about_who()) {
+            if out.len() > start {
+                out.push(b':');
+            }
+            match by {
+                By::Method => push_part(out, subject.head.method.of(subject.buffer)),
+                By::Route => push_part(out, subject.route.as_bytes()),
+                _ => push_part(out, subject.endpoint),
+            }
+        }
+        dash_if_empty(out, start);
+        out.extend_from_slice(&self.key_tail);
+    }
+}
+
+fn dash_if_empty(out: &mut Vec<u8>, start: usize) {
+    if out.len() == start {
+        out.push(b'-');
+    }
+}
+
+impl By {
+    fn is_about_who(&self) -> bool {
+        matches!(self, By::User | By::Ip | By::Header(_))
+    }
+}
+
+impl Tier {
+    fn new(limit: &Limit, quota: Quota, shape: Shape) -> Tier {
+        let window_s = shape.time_to_fill().div_ceil(1_000_000);
+        Tier {
+            quota,
+            shape,
+            arguments: script::arguments(&shape, limit.mode),
+            policy_member: format!("\"{}\";q={};w={window_s}", limit.name, quota.burst).into_bytes(),
+        }
+    }
+
+    /// Whole tokens in the bucket.
+    pub fn remaining(&self, level: &Level) -> u64 {
+        level.units / self.shape.token
+    }
+
+    /// Microseconds until the bucket has one token more; zero where it is full.
+    pub fn until_next_us(&self, level: &Level) -> u64 {
+        let next = (level.units / self.shape.token + 1) * self.shape.token;
+        self.shape.time_to(level.units, next.min(self.shape.capacity))
+    }
+
+    /// Microseconds until the bucket covers the cost.
+    pub fn retry_after_us(&self, level: &Level) -> u64 {
+        self.shape.time_to(level.units, self.shape.cost)
+    }
+}
+
+impl Sheet {
+    /// The limits that apply.
+    pub fn applied(&self) -> &[Applied] {
+        &self.applied
+    }
+
+    /// The keys of the buckets, in the order of [`Sheet::applied`].
+    pub fn keys(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, &end)| &self.keys[start..end])
+    }
+
+    /// Each applied limit with its level.
+    pub fn outcomes(&self) -> impl Iterator<Item = (&Applied, &Level)> {
+        self.applied.iter().zip(&self.levels)
+    }
+
+    /// Whether an enforced limit is short.
+    pub fn denied(&self, policy: &Policy) -> bool {
+        self.outcomes().any(|(applied, level)| level.short && policy.rule(applied).mode == Mode::Enforce)
+    }
+}
+
+#[cfg(test)]
+mod tests;

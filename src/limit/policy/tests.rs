@@ -1,0 +1,112 @@
+use super::*;
+use crate::http::Bounds;
+
+const BOUNDS: Bounds = Bounds { head_max: 4096, fields_max: 64, body_max: None };
+
+fn limit(name: &str, path: &str, by: &[By]) -> Limit {
+    Limit {
+        name: name.into(),
+        scope: Match { path: path.into(), ..Match::default() },
+        by: by.to_vec(),
+        quota: Quota { rate: "5/s".parse().unwrap(), burst: 10 },
+        cost: 1,
+        mode: Mode::Enforce,
+        plans: Vec::new(),
+        count_preflight: false,
+    }
+}
+
+/// The keys that a request falls under, and the bursts of the quotas that count.
+fn applied(policy: &Policy, text: &str, endpoint: &str, plan: Option<PlanId>) -> (Vec<String>, Vec<u64>) {
+    let mut head = RequestHead::default();
+    assert!(head.parse(text.as_bytes(), &BOUNDS).unwrap());
+    let caller = Caller { user: b"alice".to_vec(), ip_text: b"ip:1.2.3.4".to_vec(), plan, ..Caller::default() };
+    let mut sheet = Sheet::default();
+    let subject = Subject {
+        head: &head,
+        buffer: text.as_bytes(),
+        host: b"h",
+        endpoint: endpoint.as_bytes(),
+        route: "/r",
+        caller: &caller,
+    };
+    policy.apply(&subject, &mut sheet);
+    let keys = sheet.keys().map(|key| String::from_utf8(key.to_vec()).unwrap()).collect();
+    (keys, sheet.applied().iter().map(|applied| policy.tier(applied).quota.burst).collect())
+}
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\nX-Tenant: t\r\n\r\n";
+
+#[test]
+fn keys_are_as_documented() {
+    let cases: [(&[By], &str); 9] = [
+        (&[By::User, By::Endpoint], "rate_limit:{alice}:/a%3Ab:x"),
+        (&[By::User], "rate_limit:{alice}:-:x"),
+        (&[], "rate_limit:{-}:-:x"),
+        (&[By::Ip], "rate_limit:{ip:1.2.3.4}:-:x"),
+        (&[By::User, By::Ip], "rate_limit:{alice:ip:1.2.3.4}:-:x"),
+        (&[By::Endpoint], "rate_limit:{-}:/a%3Ab:x"),
+        (&[By::Route], "rate_limit:{-}:/r:x"),
+        (&[By::Method, By::Endpoint], "rate_limit:{-}:GET:/a%3Ab:x"),
+        (&[By::Endpoint, By::User], "rate_limit:{alice}:/a%3Ab:x"),
+    ];
+    for (by, key) in cases {
+        let policy = Policy::new(&[limit("x", "/", by)], &[], "rate_limit").unwrap();
+        assert_eq!(applied(&policy, GET, "/a:b", None).0, [key]);
+    }
+    let policy = Policy::new(&[limit("x", "/", &[By::Header("X-Tenant".into())])], &[], "p").unwrap();
+    let key = &applied(&policy, GET, "/", None).0[0];
+    assert!(key.starts_with("p:{x-tenant:") && !key.contains(":t}"), "{key}");
+}
+
+#[test]
+fn every_limit_that_matches_applies_in_configured_order() {
+    let limits = [limit("deep", "/api/v1", &[]), limit("all", "/", &[]), limit("other", "/b", &[])];
+    let policy = Policy::new(&limits, &[], "p").unwrap();
+    assert_eq!(applied(&policy, GET, "/api/v1/x", None).0, ["p:{-}:-:deep", "p:{-}:-:all"]);
+    assert_eq!(applied(&policy, GET, "/api", None).0, ["p:{-}:-:all"]);
+}
+
+#[test]
+fn a_plan_comes_before_the_limits_own_quota() {
+    let mut with_plan = limit("x", "/", &[By::User]);
+    with_plan.plans = vec![("pro".into(), Quota { rate: "50/s".parse().unwrap(), burst: 100 })];
+    let plans = ["free".to_string(), "pro".to_string()];
+    let policy = Policy::new(&[with_plan], &plans, "p").unwrap();
+    for (plan, burst) in [(None, 10), (Some(PlanId(0)), 10), (Some(PlanId(1)), 100)] {
+        assert_eq!(applied(&policy, GET, "/", plan).1, [burst]);
+    }
+}
+
+#[test]
+fn preflights_are_not_counted_unless_asked() {
+    let preflight = "OPTIONS / HTTP/1.1\r\nHost: h\r\nOrigin: o\r\nAccess-Control-Request-Method: PUT\r\n\r\n";
+    let plain = "OPTIONS / HTTP/1.1\r\nHost: h\r\n\r\n";
+    let mut counted = limit("counted", "/", &[]);
+    counted.count_preflight = true;
+    let policy = Policy::new(&[limit("usual", "/", &[]), counted], &[], "p").unwrap();
+    assert_eq!(applied(&policy, preflight, "/", None).0, ["p:{-}:-:counted"]);
+    assert_eq!(applied(&policy, plain, "/", None).0.len(), 2);
+}
+
+#[test]
+fn what_cannot_be_counted_is_refused() {
+    let mut bad = limit("x", "/", &[]);
+    bad.cost = 11;
+    assert!(matches!(Policy::new(&[bad], &[], "p"), Err(BadPolicy::Shape { .. })));
+    let many: Vec<Limit> = (0..=APPLIED_MAX).map(|n| limit(&n.to_string(), "/", &[])).collect();
+    assert_eq!(Policy::new(&many, &[], "p").unwrap_err(), BadPolicy::TooMany(APPLIED_MAX + 1));
+}
+
+#[test]
+fn only_a_limit_by_who_or_by_nothing_bounds_a_client() {
+    for (by, bounds) in [
+        (vec![], true),
+        (vec![By::User], true),
+        (vec![By::Ip, By::Method], true),
+        (vec![By::User, By::Endpoint], false),
+        (vec![By::Header("a".into())], false),
+    ] {
+        assert_eq!(limit("x", "/", &by).bounds_a_client(), bounds, "{by:?}");
+    }
+}

@@ -1,0 +1,250 @@
+//! Log lines to stderr: for eyes when it is a terminal, JSON when it is not; and a bound on lines that strangers can cause.
+//!
+//! A line that cannot be written is lost in silence: a gateway does not fall because its log did.
+//! Shell.
+#![allow(clippy::disallowed_methods, reason = "shell: the environment says what to log and how")]
+
+use crate::time::Micros;
+use std::env::VarError;
+use std::io::{self, IsTerminal, Write};
+use std::sync::Once;
+use std::time::Duration;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// Starts logging. `RUST_LOG` says what (`info` without it, or where it cannot be read), `NO_COLOR` takes the colour away.
+/// A second call changes nothing.
+pub fn init() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(start);
+}
+
+fn start() {
+    let filter = match filter(std::env::var(EnvFilter::DEFAULT_ENV)) {
+        Ok(filter) => filter,
+        Err(complaint) => {
+            // Not `eprintln!`, which panics when stderr is closed.
+            let _ = writeln!(io::stderr(), "{complaint}");
+            default_filter()
+        }
+    };
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_target(false)
+        // It would report a failed write with `eprintln!`, and that panics.
+        .log_internal_errors(false);
+    // Fails where something else already listens: then that stays.
+    let _ = if io::stderr().is_terminal() {
+        let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        lines.compact().with_ansi(colour).finish().try_init()
+    } else {
+        lines.json().flatten_event(true).with_span_list(false).finish().try_init()
+    };
+}
+
+/// How many lines may be written about something that a stranger can repeat at will.
+#[derive(Debug)]
+pub struct Budget {
+    lines_per_second: u32,
+    /// Start of the second that `left` is for; none before the first line.
+    second: Option<Micros>,
+    left: u32,
+    suppressed: u64,
+}
+
+/// What to do with a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Take {
+    /// Write it.
+    Write {
+        /// Lines left out since the last one that was written.
+        suppressed: u64,
+    },
+    /// Leave it out.
+    Skip,
+}
+
+impl Budget {
+    /// A budget of so many lines in each second; 0 writes none.
+    pub fn new(lines_per_second: u32) -> Budget {
+        Budget { lines_per_second, second: None, left: 0, suppressed: 0 }
+    }
+
+    /// Asks for one line. A second begins with the first line asked for after the last second ended.
+    pub fn take(&mut self, now: Micros) -> Take {
+        if self.second.is_none_or(|start| now.since(start) >= SECOND) {
+            self.second = Some(now);
+            self.left = self.lines_per_second;
+        }
+        match self.left.checked_sub(1) {
+            Some(left) => {
+                self.left = left;
+                Take::Write { suppressed: std::mem::take(&mut self.suppressed) }
+            }
+            None => {
+                self.suppressed = self.suppressed.saturating_add(1);
+                Take::Skip
+            }
+        }
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn default_filter() -> EnvFilter {
+    EnvFilter::default().add_directive(LevelFilter::INFO.into())
+}
+
+/// The filter that `RUST_LOG` asks for, or one line that says why it cannot be used.
+fn filter(wanted: Result<String, VarError>) -> Result<EnvFilter, String> {
+    let wanted = match wanted {
+        Ok(text) if !text.trim().is_empty() => text,
+        Ok(_) | Err(VarError::NotPresent) => return Ok(default_filter()),
+        Err(VarError::NotUnicode(bytes)) => {
+            return Err(format!("RUST_LOG={bytes:?} is not text; logging at info"));
+        }
+    };
+    EnvFilter::builder()
+        .parse(&wanted)
+        .map_err(|error| format!("RUST_LOG={wanted:?} cannot be used: {error}; logging at info"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Output, Stdio};
+
+    fn second(seconds: f64) -> Micros {
+        Micros((seconds * 1e6) as u64)
+    }
+
+    fn write(suppressed: u64) -> Take {
+        Take::Write { suppressed }
+    }
+
+    #[test]
+    fn a_second_has_so_many_lines_and_no_more() {
+        let mut budget = Budget::new(3);
+        let takes: Vec<Take> = (0..5).map(|i| budget.take(Micros(7_000_000 + i))).collect();
+        assert_eq!(takes, [write(0), write(0), write(0), Take::Skip, Take::Skip]);
+    }
+
+    #[test]
+    fn the_first_line_of_a_new_second_reports_those_left_out_and_the_next_does_not() {
+        let mut budget = Budget::new(1);
+        assert_eq!(budget.take(second(5.5)), write(0));
+        for _ in 0..1000 {
+            assert_eq!(budget.take(second(6.4)), Take::Skip);
+        }
+        assert_eq!(budget.take(second(6.5)), write(1000));
+        assert_eq!(budget.take(second(90.0)), write(0));
+    }
+
+    #[test]
+    fn a_day_of_flood_writes_one_second_s_lines_each_second_and_loses_no_count() {
+        let mut budget = Budget::new(2);
+        let (mut written, mut reported) = (0_u64, 0_u64);
+        let asked = 86_400 * 10;
+        for i in 0..asked {
+            if let Take::Write { suppressed } = budget.take(Micros(i * 100_000)) {
+                written += 1;
+                reported += suppressed;
+            }
+        }
+        assert_eq!(written, 86_400 * 2);
+        assert_eq!(written + reported + budget.suppressed, asked);
+    }
+
+    #[test]
+    fn a_budget_of_none_writes_nothing() {
+        let mut budget = Budget::new(0);
+        assert!((0..10).all(|s| budget.take(second(f64::from(s) * 2.0)) == Take::Skip));
+    }
+
+    #[test]
+    fn a_clock_that_steps_back_opens_no_new_second() {
+        let mut budget = Budget::new(1);
+        assert_eq!(budget.take(second(10.0)), write(0));
+        assert_eq!(budget.take(second(1.0)), Take::Skip);
+        assert_eq!(budget.take(second(11.0)), write(1));
+    }
+
+    #[test]
+    fn what_to_log_is_info_unless_asked() {
+        let said = |text: &str| filter(Ok(text.to_owned())).unwrap().to_string();
+        assert_eq!(filter(Err(VarError::NotPresent)).unwrap().to_string(), "info");
+        assert_eq!(said(""), "info");
+        assert_eq!(said(" "), "info");
+        assert_eq!(said("debug"), "debug");
+        assert_eq!(said("warn,rateguard=trace"), "rateguard=trace,warn");
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_said_in_one_line() {
+        use std::os::unix::ffi::OsStringExt;
+        let bytes = std::ffi::OsString::from_vec(vec![0xff, b'\n']);
+        for wanted in [Ok("rateguard=loud\n".to_owned()), Err(VarError::NotUnicode(bytes))] {
+            let complaint = filter(wanted).unwrap_err();
+            assert!(complaint.starts_with("RUST_LOG=") && complaint.lines().count() == 1, "{complaint}");
+        }
+    }
+
+    /// Runs [`a_process_that_logs`] with this `RUST_LOG`.
+    fn child(rust_log: &str) -> Command {
+        let (_, here) = module_path!().split_once("::").unwrap();
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["--exact", "--ignored", "--nocapture"])
+            .arg(format!("{here}::a_process_that_logs"))
+            .env("RUST_LOG", rust_log)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    fn stderr_lines(output: &Output) -> Vec<&str> {
+        std::str::from_utf8(&output.stderr).unwrap().lines().collect()
+    }
+
+    #[test]
+    #[ignore = "the child of other tests"]
+    fn a_process_that_logs() {
+        init();
+        init();
+        tracing::info!(limit = "per-user", denied = 3, "a \"line\"\nof two");
+        tracing::debug!("too much");
+    }
+
+    #[test]
+    fn a_line_to_a_pipe_is_one_flat_json_object() {
+        let output = child("").output().unwrap();
+        assert!(output.status.success());
+        let lines = stderr_lines(&output);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        let (timestamp, rest) = lines[0].split_once(',').unwrap();
+        assert!(timestamp.starts_with("{\"timestamp\":\"2") && timestamp.ends_with("Z\""));
+        assert_eq!(rest, r#""level":"INFO","message":"a \"line\"\nof two","limit":"per-user","denied":3}"#);
+    }
+
+    #[test]
+    fn a_bad_rust_log_is_reported_and_info_is_logged() {
+        let output = child("rateguard=loud").output().unwrap();
+        assert!(output.status.success());
+        let lines = stderr_lines(&output);
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[0].starts_with("RUST_LOG=\"rateguard=loud\" cannot be used: "));
+        assert!(lines[1].contains("\"level\":\"INFO\""));
+    }
+
+    #[test]
+    fn a_closed_stderr_does_not_end_the_process() {
+        for rust_log in ["info", "rateguard=loud"] {
+            let (reader, writer) = io::pipe().unwrap();
+            drop(reader);
+            let status = child(rust_log).stderr(writer).status().unwrap();
+            assert!(status.success(), "{rust_log}: {status}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The values of labels that the program knows without a config: what became of a decision, and what can go wrong.
+//!
+//! A value's number is its place in `ALL`, and so the place of its count in a row.
+//! Pure.
+
+/// What became of a request at one limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Enough tokens.
+    Allow,
+    /// Too few tokens: 429.
+    Deny,
+    /// Too few tokens, but the limit only watches.
+    ShadowDeny,
+    /// The store gave no answer and the request passed.
+    FailOpen,
+    /// The store gave no answer and the request was refused.
+    FailClosed,
+}
+
+impl Outcome {
+    /// Every outcome, in the order of the counts in [`super::Snapshot::decisions`].
+    pub const ALL: [Outcome; 5] =
+        [Outcome::Allow, Outcome::Deny, Outcome::ShadowDeny, Outcome::FailOpen, Outcome::FailClosed];
+
+    /// The value of the label `outcome`.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Outcome::Allow => "allow",
+            Outcome::Deny => "deny",
+            Outcome::ShadowDeny => "shadow_deny",
+            Outcome::FailOpen => "fail_open",
+            Outcome::FailClosed => "fail_closed",
+        }
+    }
+}
+
+/// Why the store gave no decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreError {
+    /// No connection, or it broke while the answer was awaited.
+    Disconnected,
+    /// No answer before the deadline.
+    Timeout,
+    /// Too many commands already await an answer.
+    Overloaded,
+    /// The store lost the script and would not take it again.
+    NoScript,
+    /// The store answered with an error.
+    Server,
+    /// The answer was not one that the script gives.
+    Protocol,
+}
+
+impl StoreError {
+    /// Every kind, in the order of the counts in [`super::Snapshot::store_errors`].
+    pub const ALL: [StoreError; 6] = [
+        StoreError::Disconnected,
+        StoreError::Timeout,
+        StoreError::Overloaded,
+        StoreError::NoScript,
+        StoreError::Server,
+        StoreError::Protocol,
+    ];
+
+    /// The value of the label `kind`.
+    pub const fn label(self) -> &'static str {
+        match self {
+            StoreError::Disconnected => "disconnected",
+            StoreError::Timeout => "timeout",
+            StoreError::Overloaded => "overloaded",
+            StoreError::NoScript => "no_script",
+            StoreError::Server => "server",
+            StoreError::Protocol => "protocol",
+        }
+    }
+}
+
+/// Why an upstream gave no usable answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamError {
+    /// The connection was refused or could not be made.
+    Connect,
+    /// The connection took too long to make.
+    ConnectTimeout,
+    /// The connection broke while the request was sent.
+    Send,
+    /// The connection broke before the response was whole.
+    Receive,
+    /// The response took too long.
+    Timeout,
+    /// The response was not valid HTTP.
+    BadResponse,
+    /// No server of the upstream could be chosen.
+    NoServer,
+}
+
+impl UpstreamError {
+    /// Every kind, in the order of the counts in [`super::UpstreamCounts::errors`].
+    pub const ALL: [UpstreamError; 7] = [
+        UpstreamError::Connect,
+        UpstreamError::ConnectTimeout,
+        UpstreamError::Send,
+        UpstreamError::Receive,
+        UpstreamError::Timeout,
+        UpstreamError::BadResponse,
+        UpstreamError::NoServer,
+    ];
+
+    /// The value of the label `kind`.
+    pub const fn label(self) -> &'static str {
+        match self {
+            UpstreamError::Connect => "connect",
+            UpstreamError::ConnectTimeout => "connect_timeout",
+            UpstreamError::Send => "send",
+            UpstreamError::Receive => "receive",
+            UpstreamError::Timeout => "timeout",
+            UpstreamError::BadResponse => "bad_response",
+            UpstreamError::NoServer => "no_server",
+        }
+    }
+}

@@ -1,0 +1,538 @@
+//! One request and its response across a backend: attempts, both bodies streamed, nothing held longer than a buffer.
+//!
+//! Shell. A request that is whole in the buffer is sent, then its response read; one whose body is still coming runs both
+//! directions side by side, so that an early response, `100 Continue` and an echoing backend all work. A failed attempt
+//! is repeated only while nothing has reached the client and the request cannot take effect twice.
+
+use crate::conn::{Conn, End, Reader, Timer, Writer};
+use crate::gateway::{Gateway, Scratch};
+use crate::http::body::{BadBody, Decoder};
+use crate::http::forward::{self, Delivery, Hop, LAST_CHUNK};
+use crate::http::head::ResponseHead;
+use crate::http::{BadResponse, Framing, Method, Refusal, Version};
+use crate::metrics::UpstreamError;
+use crate::reply::Failure;
+use crate::upstream::pool::{ConnectFault, Lease, Upstream};
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+/// Bytes gathered for one write, and bytes of a body read at once.
+pub const PIECE_MAX: usize = 64 * 1024;
+
+/// Interim responses passed on before the final one; a backend that sends more is broken.
+const INTERIM_MAX: usize = 16;
+
+/// How an exchange ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The client has a whole response of this status.
+    Done {
+        /// The backend's status.
+        status: u16,
+        /// Whether the connection can carry another request.
+        keep_alive: bool,
+    },
+    /// Nothing of a response was sent: the client gets our own answer.
+    Failed(Failure),
+    /// Part of a response was sent and the rest is lost: the client's connection must end here. Holds the status.
+    Cut(u16),
+}
+
+/// Forwards the request in `scratch.head`, the bytes of which start the client's buffer.
+pub async fn exchange(
+    client: &mut Conn,
+    gateway: &Gateway,
+    scratch: &mut Scratch,
+    hop_peer: &str,
+    upstream_number: usize,
+    keep_alive: bool,
+) -> Outcome {
+    let upstream = &gateway.upstreams[upstream_number];
+    let hop = Hop { peer: hop_peer, trusted: scratch.caller.via_trusted, request_id: &scratch.request_id };
+    scratch.out.clear();
+    forward::request(&mut scratch.out, client.reader.data(), &scratch.head, &hop);
+    client.reader.consume(scratch.head.len);
+    let mut upload = Upload {
+        body: Decoder::new(scratch.head.framing),
+        framed: scratch.head.framing,
+        room: gateway.rules.bounds.body_max.unwrap_or(u64::MAX),
+    };
+    if let Err(refusal) = upload.gather(&mut client.reader, &mut scratch.out) {
+        return Outcome::Failed(Failure::Refused(refusal));
+    }
+    let mut attempts = Attempts::new(upstream, scratch.head.kind, upload.body.is_done());
+    loop {
+        let mut lease = match attempts.open(gateway, upstream).await {
+            Ok(lease) => lease,
+            Err(fault) => {
+                gateway.metrics.upstream_error(upstream_number, connect_error(fault));
+                if attempts.take_turn(upstream) {
+                    gateway.metrics.upstream_retry(upstream_number);
+                    continue;
+                }
+                return Outcome::Failed(connect_failure(fault));
+            }
+        };
+        lease.conn.reader.lend(gateway.buffer());
+        let sent = lease.conn.writer.send(&mut scratch.out, upstream.settings.response).await;
+        if sent.result.is_err() {
+            gateway.metrics.upstream_error(upstream_number, UpstreamError::Send);
+            if attempts.repeat(upstream, &lease, sent.bytes == 0) {
+                gateway.metrics.upstream_retry(upstream_number);
+                continue;
+            }
+        }
+        let flight = Flight { gateway, upstream, keep_alive };
+        let ended = match upload.body.is_done() || sent.result.is_err() {
+            true => flight.answer(client, &mut lease, scratch, upload.body.is_done()).await,
+            false => flight.both_ways(client, &mut lease, scratch, &mut upload).await,
+        };
+        match ended {
+            Ended::Answered { status, keep_alive, reusable } => {
+                flight.finish(lease, reusable);
+                return Outcome::Done { status, keep_alive };
+            }
+            Ended::Cut(status) => return Outcome::Cut(status),
+            Ended::Failed { failure, silent } => {
+                let error = response_error(&failure);
+                if let Some(error) = error {
+                    gateway.metrics.upstream_error(upstream_number, error);
+                }
+                if silent && attempts.repeat(upstream, &lease, false) {
+                    gateway.metrics.upstream_retry(upstream_number);
+                    continue;
+                }
+                return Outcome::Failed(failure);
+            }
+        }
+    }
+}
+
+fn connect_error(fault: ConnectFault) -> UpstreamError {
+    match fault {
+        ConnectFault::NoAddress => UpstreamError::NoServer,
+        ConnectFault::Refused => UpstreamError::Connect,
+        ConnectFault::TimedOut => UpstreamError::ConnectTimeout,
+    }
+}
+
+fn connect_failure(fault: ConnectFault) -> Failure {
+    match fault {
+        ConnectFault::NoAddress | ConnectFault::Refused => Failure::Unreachable,
+        ConnectFault::TimedOut => Failure::ConnectTimeout,
+    }
+}
+
+fn response_error(failure: &Failure) -> Option<UpstreamError> {
+    match failure {
+        Failure::BrokenOff => Some(UpstreamError::Receive),
+        Failure::BadResponse(_) => Some(UpstreamError::BadResponse),
+        Failure::ResponseTimeout => Some(UpstreamError::Timeout),
+        _ => None,
+    }
+}
+
+/// Which connection is tried next, and whether there is a next time (RFC 9110 section 9.2.2).
+struct Attempts {
+    backend: usize,
+    left: u32,
+    fresh: bool,
+    may_repeat: bool,
+    must_be_quiet: bool,
+}
+
+impl Attempts {
+    fn new(upstream: &Upstream, kind: Method, is_whole: bool) -> Attempts {
+        let may_repeat = kind.is_idempotent() && is_whole;
+        Attempts {
+            backend: upstream.pick(),
+            left: upstream.settings.retries,
+            fresh: false,
+            may_repeat,
+            must_be_quiet: !may_repeat,
+        }
+    }
+
+    /// A kept connection where one may serve, else a new one. What cannot be repeated is not trusted to a connection
+    /// that the backend has closed already.
+    async fn open(&self, gateway: &Gateway, upstream: &Upstream) -> Result<Lease, ConnectFault> {
+        let now = gateway.deadlines.coarse_now();
+        if !self.fresh {
+            while let Some(lease) = upstream.reuse(self.backend, now) {
+                if !self.must_be_quiet || lease.conn.is_quiet() {
+                    return Ok(lease);
+                }
+            }
+        }
+        upstream.connect(self.backend, &gateway.deadlines).await
+    }
+
+    /// After a failure on a connection. A kept one may have died unseen: that costs no attempt, and the same backend is
+    /// asked over a new one.
+    fn repeat(&mut self, upstream: &Upstream, lease: &Lease, nothing_sent: bool) -> bool {
+        if !(nothing_sent || self.may_repeat) {
+            return false;
+        }
+        if lease.reused && !self.fresh {
+            self.fresh = true;
+            return true;
+        }
+        self.take_turn(upstream)
+    }
+
+    /// Turns to the next backend, where another attempt is allowed. After a failed connect it always may be: the backend
+    /// knows nothing of the request.
+    fn take_turn(&mut self, upstream: &Upstream) -> bool {
+        let may = self.left > 0;
+        if may {
+            self.left -= 1;
+            self.backend = upstream.after(self.backend);
+            self.fresh = false;
+        }
+        may
+    }
+}
+
+/// The request body on its way.
+struct Upload {
+    body: Decoder,
+    framed: Framing,
+    /// Bytes that may still come before the body is too large.
+    room: u64,
+}
+
+impl Upload {
+    /// Moves what the client has sent into `out`, framed for the backend.
+    fn gather(&mut self, reader: &mut Reader, out: &mut Vec<u8>) -> Result<(), Refusal> {
+        let moved = gather(reader, &mut self.body, self.framed, out)?;
+        self.room = self.room.checked_sub(moved).ok_or(Refusal::BodyTooLarge)?;
+        Ok(())
+    }
+}
+
+/// Decodes what `reader` holds and appends it to `out`, framed anew, up to about [`PIECE_MAX`] bytes; the end of the body
+/// too. Gives the bytes of data.
+fn gather(reader: &mut Reader, body: &mut Decoder, framed: Framing, out: &mut Vec<u8>) -> Result<u64, BadBody> {
+    let was_done = body.is_done();
+    let mut moved = 0;
+    while !body.is_done() && !reader.data().is_empty() && out.len() < PIECE_MAX {
+        let step = body.step(reader.data())?;
+        let data = &reader.data()[step.data];
+        moved += data.len() as u64;
+        match framed {
+            Framing::Chunked => forward::chunk(out, data),
+            _ => out.extend_from_slice(data),
+        }
+        reader.consume(step.used);
+    }
+    if body.is_done() && !was_done && framed == Framing::Chunked {
+        out.extend_from_slice(LAST_CHUNK);
+    }
+    Ok(moved)
+}
+
+/// How far the response has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Nothing of it was written: our own answer is possible.
+    Nothing,
+    /// An interim response is being written.
+    Interim,
+    /// The final response with this status has begun.
+    Begun(u16),
+}
+
+/// How one attempt ended.
+enum Ended {
+    Answered {
+        status: u16,
+        keep_alive: bool,
+        reusable: bool,
+    },
+    /// `silent`: not one byte came back.
+    Failed {
+        failure: Failure,
+        silent: bool,
+    },
+    Cut(u16),
+}
+
+impl Ended {
+    fn failed(failure: Failure) -> Ended {
+        Ended::Failed { failure, silent: false }
+    }
+}
+
+/// One attempt on an open connection.
+struct Flight<'g> {
+    gateway: &'g Gateway,
+    upstream: &'g Upstream,
+    keep_alive: bool,
+}
+
+impl Flight<'_> {
+    /// The request is sent: reads the response and passes it on.
+    async fn answer(&self, client: &mut Conn, lease: &mut Lease, scratch: &mut Scratch, is_whole: bool) -> Ended {
+        lease.conn.reader.deadline(self.upstream.settings.response);
+        let stage = Cell::new(Stage::Nothing);
+        let download = Download {
+            flight: self,
+            stage: &stage,
+            version: scratch.head.version,
+            asked: scratch.head.kind,
+            fields: &scratch.fields,
+            keep_alive: self.keep_alive && is_whole,
+        };
+        download.run(&mut lease.conn.reader, &mut client.writer, &mut scratch.response, &mut scratch.back).await
+    }
+
+    /// The rest of the request goes out while the response comes in.
+    async fn both_ways(
+        &self,
+        client: &mut Conn,
+        lease: &mut Lease,
+        scratch: &mut Scratch,
+        upload: &mut Upload,
+    ) -> Ended {
+        let stage = Cell::new(Stage::Nothing);
+        let response_timer = lease.conn.reader.timer();
+        let download = Download {
+            flight: self,
+            stage: &stage,
+            version: scratch.head.version,
+            asked: scratch.head.kind,
+            fields: &scratch.fields,
+            keep_alive: self.keep_alive,
+        };
+        let mut sending =
+            pin!(self.send_body(&mut client.reader, &mut lease.conn.writer, upload, &mut scratch.out, response_timer,));
+        let mut receiving =
+            pin!(download.run(&mut lease.conn.reader, &mut client.writer, &mut scratch.response, &mut scratch.back));
+        let mut uploaded: Option<Result<(), Uploading>> = None;
+        poll_fn(|context| {
+            if uploaded.is_none()
+                && let Poll::Ready(result) = sending.as_mut().poll(context)
+            {
+                uploaded = Some(result);
+                if let Err(Uploading::Client(failure)) = result {
+                    return Poll::Ready(match stage.get() {
+                        Stage::Nothing => Ended::failed(failure),
+                        Stage::Interim => Ended::Cut(failure.answer().status),
+                        Stage::Begun(status) => Ended::Cut(status),
+                    });
+                }
+            }
+            receiving.as_mut().poll(context).map(|ended| match (ended, uploaded) {
+                (ended, Some(Ok(()))) => ended,
+                // Answered before the request was over: neither connection can carry another.
+                (Ended::Answered { status, .. }, _) => Ended::Answered { status, keep_alive: false, reusable: false },
+                (ended, _) => ended,
+            })
+        })
+        .await
+    }
+
+    /// Streams the request body; arms the response's deadline when it is over.
+    async fn send_body(
+        &self,
+        reader: &mut Reader,
+        writer: &mut Writer,
+        upload: &mut Upload,
+        out: &mut Vec<u8>,
+        response: Timer,
+    ) -> Result<(), Uploading> {
+        let client_timeouts = &self.gateway.rules.timeouts;
+        while !upload.body.is_done() {
+            if reader.data().is_empty() {
+                reader.deadline(client_timeouts.body);
+                reader.fill(PIECE_MAX).await.map_err(|end| match end {
+                    End::TimedOut => Uploading::Client(Failure::TooSlow),
+                    End::Closed | End::Broken => Uploading::Client(Failure::Refused(CUT_SHORT)),
+                })?;
+            }
+            out.clear();
+            let gathered = upload.gather(reader, out);
+            gathered.map_err(|refusal| Uploading::Client(Failure::Refused(refusal)))?;
+            let sent = writer.send(out, self.upstream.settings.response).await;
+            if sent.result.is_err() {
+                // It may have answered before it stopped reading.
+                response.deadline(self.upstream.settings.response);
+                return Err(Uploading::Backend);
+            }
+        }
+        reader.no_deadline();
+        response.deadline(self.upstream.settings.response);
+        Ok(())
+    }
+
+    /// Keeps the connection where nothing is due on it, and the buffer in any case.
+    fn finish(&self, mut lease: Lease, reusable: bool) {
+        let buffer = lease.conn.reader.reclaim();
+        if let Some(buffer) = buffer {
+            self.gateway.return_buffer(buffer);
+            if reusable {
+                lease.conn.reader.no_deadline();
+                self.upstream.keep(lease, self.gateway.deadlines.coarse_now());
+            }
+        }
+    }
+}
+
+const CUT_SHORT: Refusal = Refusal::Bad("the request body was cut short");
+
+/// Why a body did not reach the backend.
+#[derive(Clone, Copy)]
+enum Uploading {
+    /// The client is to blame.
+    Client(Failure),
+    /// The backend stopped reading.
+    Backend,
+}
+
+/// The response on its way.
+struct Download<'f> {
+    flight: &'f Flight<'f>,
+    stage: &'f Cell<Stage>,
+    version: Version,
+    asked: Method,
+    fields: &'f [u8],
+    keep_alive: bool,
+}
+
+impl Download<'_> {
+    async fn run(&self, reader: &mut Reader, writer: &mut Writer, head: &mut ResponseHead, out: &mut Vec<u8>) -> Ended {
+        if let Err(ended) = self.final_head(reader, writer, head, out).await {
+            return ended;
+        }
+        self.stage.set(Stage::Begun(head.status));
+        let framed = forward::delivered_framing(head.framing, self.version);
+        let keep_alive = self.keep_alive && framed != Framing::UntilClose && !self.flight.gateway.draining.get();
+        out.clear();
+        let delivery = Delivery { version: self.version, asked: self.asked, keep_alive, extra: self.fields };
+        forward::response(out, reader.data(), head, &delivery);
+        reader.consume(head.len);
+        let mut body = Decoder::new(head.framing);
+        match self.pass_body(reader, writer, &mut body, framed, out).await {
+            Ok(()) => Ended::Answered {
+                status: head.status,
+                keep_alive,
+                reusable: head.keep_alive && body.is_done() && reader.data().is_empty(),
+            },
+            Err(()) => Ended::Cut(head.status),
+        }
+    }
+
+    /// Reads up to the final response's head, passing interim ones on.
+    async fn final_head(
+        &self,
+        reader: &mut Reader,
+        writer: &mut Writer,
+        head: &mut ResponseHead,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Ended> {
+        let bounds = &self.flight.gateway.rules.bounds;
+        for _ in 0..INTERIM_MAX {
+            loop {
+                let parsed = match reader.data() {
+                    [] => Ok(false),
+                    data => head.parse(data, bounds, self.asked),
+                };
+                if parsed.map_err(|bad| Ended::failed(Failure::BadResponse(bad)))? {
+                    break;
+                }
+                let silent = reader.data().is_empty();
+                reader.fill(bounds.head_max.max(PIECE_MAX)).await.map_err(|end| match end {
+                    End::TimedOut => Ended::failed(Failure::ResponseTimeout),
+                    End::Closed | End::Broken => Ended::Failed { failure: Failure::BrokenOff, silent },
+                })?;
+            }
+            match head.status {
+                101 => return Err(Ended::failed(Failure::BadResponse(BadResponse("an upgrade nobody asked for")))),
+                100..200 => self.pass_interim(reader, writer, head, out).await?,
+                _ => return Ok(()),
+            }
+        }
+        Err(Ended::failed(Failure::BadResponse(BadResponse("too many interim responses"))))
+    }
+
+    /// Passes an interim response on to a client that knows them.
+    async fn pass_interim(
+        &self,
+        reader: &mut Reader,
+        writer: &mut Writer,
+        head: &ResponseHead,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Ended> {
+        if self.version == Version::Http11 {
+            out.clear();
+            let delivery = Delivery { version: self.version, asked: self.asked, keep_alive: true, extra: &[] };
+            forward::response(out, reader.data(), head, &delivery);
+            self.stage.set(Stage::Interim);
+            let sent = writer.send(out, self.flight.gateway.rules.timeouts.write).await;
+            sent.result.map_err(|_| Ended::Cut(head.status))?;
+            self.stage.set(Stage::Nothing);
+        }
+        reader.consume(head.len);
+        Ok(())
+    }
+
+    /// Streams the response body behind the head that stands in `out`.
+    async fn pass_body(
+        &self,
+        reader: &mut Reader,
+        writer: &mut Writer,
+        body: &mut Decoder,
+        framed: Framing,
+        out: &mut Vec<u8>,
+    ) -> Result<(), ()> {
+        let write = self.flight.gateway.rules.timeouts.write;
+        loop {
+            let bad = gather(reader, body, framed, out).is_err();
+            if !out.is_empty() {
+                writer.send(out, write).await.result.map_err(drop)?;
+                out.clear();
+            }
+            if bad {
+                return Err(());
+            }
+            if body.is_done() {
+                return Ok(());
+            }
+            if !reader.data().is_empty() {
+                continue;
+            }
+            if self.is_over(reader, body).await? {
+                return self.end_by_close(writer, framed, out, write).await;
+            }
+        }
+    }
+
+    /// Receives more of the body; true where the close was its proper end.
+    async fn is_over(&self, reader: &mut Reader, body: &Decoder) -> Result<bool, ()> {
+        reader.deadline(self.flight.upstream.settings.response);
+        match reader.fill(PIECE_MAX).await {
+            Ok(_) => Ok(false),
+            Err(End::Closed) if body.ends_at_close() => Ok(true),
+            Err(_) => Err(()),
+        }
+    }
+
+    async fn end_by_close(
+        &self,
+        writer: &mut Writer,
+        framed: Framing,
+        out: &mut Vec<u8>,
+        write: Duration,
+    ) -> Result<(), ()> {
+        if framed != Framing::Chunked {
+            return Ok(());
+        }
+        out.extend_from_slice(LAST_CHUNK);
+        writer.send(out, write).await.result.map_err(drop)?;
+        out.clear();
+        Ok(())
+    }
+}

@@ -1,0 +1,350 @@
+//! Our own answers: what went wrong becomes a status, a blame and a problem document (RFC 9457), in one match.
+//!
+//! A denial says which limit, what rate and when to come back, the same in fields, body, log and metric
+//! (draft-ietf-httpapi-ratelimit-headers-10). Pure.
+
+use crate::http::forward::connection;
+use crate::http::{BadResponse, Method, Refusal, Version};
+use crate::limit::StoreFault;
+use crate::limit::policy::{Mode, Policy, Sheet};
+use std::fmt::Write;
+
+/// Why a request got no answer from a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The request itself is refused.
+    Refused(Refusal),
+    /// 401: the API key is nobody's.
+    UnknownKey,
+    /// 404: no route matches.
+    NoRoute,
+    /// 408: the client was too slow.
+    TooSlow,
+    /// 502: no backend took the connection.
+    Unreachable,
+    /// 502: the backend broke off before its response.
+    BrokenOff,
+    /// 502: the backend's response cannot be passed on.
+    BadResponse(BadResponse),
+    /// 504: no connection in time.
+    ConnectTimeout,
+    /// 504: no response in time.
+    ResponseTimeout,
+    /// 503: the store gave no decision and the limits are closed without it.
+    StoreClosed(StoreFault),
+    /// 503: too many connections.
+    Overloaded,
+}
+
+/// Seconds after which a client may try again when the store or the gateway was not able to serve it.
+const TRY_AGAIN_S: u64 = 1;
+
+/// A failure as it is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The status code.
+    pub status: u16,
+    /// Its phrase.
+    pub title: &'static str,
+    /// `client`, `upstream`, `store` or `gateway`.
+    pub blame: &'static str,
+    /// The problem type.
+    pub kind: &'static str,
+    /// What happened, in words.
+    pub detail: &'static str,
+    /// When to come back, where that is known.
+    pub retry_after_s: Option<u64>,
+}
+
+const BLANK: &str = "about:blank";
+const REDUCED_CAPACITY: &str = "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity";
+const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
+
+impl Failure {
+    /// The one place where failures become statuses.
+    pub fn answer(&self) -> Answer {
+        let by =
+            |blame, status, title, detail| Answer { status, title, blame, kind: BLANK, detail, retry_after_s: None };
+        let busy = |blame, detail| Answer {
+            kind: REDUCED_CAPACITY,
+            retry_after_s: Some(TRY_AGAIN_S),
+            ..by(blame, 503, "Service Unavailable", detail)
+        };
+        match *self {
+            Failure::Refused(refusal) => {
+                let (status, title) = refusal_status(refusal);
+                by("client", status, title, refusal_words(refusal))
+            }
+            Failure::UnknownKey => by("client", 401, "Unauthorized", "the API key is not known here"),
+            Failure::NoRoute => by("client", 404, "Not Found", "no route matches this host, path and method"),
+            Failure::TooSlow => by("client", 408, "Request Timeout", "the request did not arrive in time"),
+            Failure::Unreachable => by("upstream", 502, "Bad Gateway", "no backend could be reached"),
+            Failure::BrokenOff => {
+                by("upstream", 502, "Bad Gateway", "the backend closed the connection without a response")
+            }
+            Failure::BadResponse(bad) => by("upstream", 502, "Bad Gateway", bad.0),
+            Failure::ConnectTimeout => by("upstream", 504, "Gateway Timeout", "no backend took the connection in time"),
+            Failure::ResponseTimeout => by("upstream", 504, "Gateway Timeout", "the backend did not respond in time"),
+            Failure::StoreClosed(fault) => busy("store", fault.words()),
+            Failure::Overloaded => busy("gateway", "too many connections"),
+        }
+    }
+}
+
+fn refusal_status(refusal: Refusal) -> (u16, &'static str) {
+    match refusal {
+        Refusal::Bad(_) => (400, "Bad Request"),
+        Refusal::BodyTooLarge => (413, "Content Too Large"),
+        Refusal::TargetTooLong => (414, "URI Too Long"),
+        Refusal::Expectation => (417, "Expectation Failed"),
+        Refusal::HeadTooLarge => (431, "Request Header Fields Too Large"),
+        Refusal::NotImplemented(_) => (501, "Not Implemented"),
+        Refusal::Version => (505, "HTTP Version Not Supported"),
+    }
+}
+
+fn refusal_words(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::Bad(words) | Refusal::NotImplemented(words) => words,
+        Refusal::BodyTooLarge => "the request body is larger than this gateway allows",
+        Refusal::TargetTooLong => "the request line is longer than this gateway allows",
+        Refusal::Expectation => "the only expectation served here is 100-continue",
+        Refusal::HeadTooLarge => "the request head is larger than this gateway allows",
+        Refusal::Version => "only HTTP/1.0 and HTTP/1.1 are served here",
+    }
+}
+
+/// To whom an answer goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Addressee<'a> {
+    /// The client's version.
+    pub version: Version,
+    /// The method asked with: a HEAD gets no body.
+    pub asked: Method,
+    /// Whether the connection stays open.
+    pub keep_alive: bool,
+    /// The request's id; empty where there is none yet.
+    pub request_id: &'a str,
+    /// The time as an HTTP date (RFC 9110 section 5.6.7).
+    pub date: &'a str,
+}
+
+/// Appends the answer to a failure.
+pub fn failure(out: &mut Vec<u8>, failure: &Failure, to: &Addressee<'_>) {
+    let answer = failure.answer();
+    let mut body = String::with_capacity(256);
+    body.push_str("{\"type\":\"");
+    body.push_str(answer.kind);
+    body.push_str("\",\"title\":");
+    push_json(&mut body, answer.title);
+    let _ = write!(body, ",\"status\":{},\"detail\":", answer.status);
+    push_json(&mut body, answer.detail);
+    body.push_str(",\"blame\":");
+    push_json(&mut body, answer.blame);
+    push_request_id(&mut body, to.request_id);
+    body.push_str("}\n");
+    let retry = answer.retry_after_s.map(|seconds| format!("Retry-After: {seconds}\r\n"));
+    let challenge = (answer.status == 401).then_some("WWW-Authenticate: ApiKey\r\n");
+    let extra = [retry.as_deref().unwrap_or(""), challenge.unwrap_or("")];
+    push_answer(out, answer.status, answer.title, &extra, &body, to);
+}
+
+/// A denial, worked out from the sheet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial<'p> {
+    /// The violated limit that lasts longest.
+    pub limit: &'p str,
+    /// Its rate as written.
+    pub rate: String,
+    /// Its rate in words.
+    pub rate_words: String,
+    /// Its burst.
+    pub burst: u64,
+    /// All violated limits, in configured order.
+    pub violated: Vec<&'p str>,
+    /// When a repeat of the request can pass, where nobody else takes the tokens.
+    pub retry_after_us: u64,
+}
+
+impl<'p> Denial<'p> {
+    /// Which enforced limits are short; `None` where none is.
+    pub fn of(policy: &'p Policy, sheet: &Sheet) -> Option<Denial<'p>> {
+        let mut denial: Option<Denial<'p>> = None;
+        for (applied, level) in sheet.outcomes() {
+            let rule = policy.rule(applied);
+            if !level.short || rule.mode == Mode::Shadow {
+                continue;
+            }
+            let tier = policy.tier(applied);
+            let wait = tier.retry_after_us(level);
+            let mut violated = denial.as_ref().map(|d| d.violated.clone()).unwrap_or_default();
+            violated.push(&rule.name);
+            match &mut denial {
+                Some(longest) if longest.retry_after_us >= wait => longest.violated = violated,
+                _ => {
+                    let noun = if rule.cost == 1 { "request" } else { "token" };
+                    denial = Some(Denial {
+                        limit: &rule.name,
+                        rate: tier.quota.rate.to_string(),
+                        rate_words: tier.quota.rate.words(noun),
+                        burst: tier.quota.burst,
+                        violated,
+                        retry_after_us: wait,
+                    });
+                }
+            }
+        }
+        denial
+    }
+
+    /// Milliseconds to wait, rounded up.
+    pub fn retry_after_ms(&self) -> u64 {
+        self.retry_after_us.div_ceil(1000)
+    }
+
+    /// Seconds to wait, rounded up, at least 1: the unit of `Retry-After` (RFC 9110 section 10.2.3).
+    pub fn retry_after_s(&self) -> u64 {
+        self.retry_after_us.div_ceil(1_000_000).max(1)
+    }
+
+    /// `Limit 'x' allows 5 requests per second with bursts of 10. Try again in 0.2 s.`
+    pub fn sentence(&self) -> String {
+        format!(
+            "Limit '{}' allows {} with bursts of {}. Try again in {} s.",
+            self.limit,
+            self.rate_words,
+            self.burst,
+            tenths(self.retry_after_us)
+        )
+    }
+}
+
+/// Seconds with one digit, rounded up, so that the time told is never too early.
+fn tenths(micros: u64) -> String {
+    let tenths = micros.div_ceil(100_000).max(1);
+    match tenths % 10 {
+        0 => (tenths / 10).to_string(),
+        digit => format!("{}.{digit}", tenths / 10),
+    }
+}
+
+/// Appends the 429.
+pub fn too_many(out: &mut Vec<u8>, denial: &Denial<'_>, fields: &[u8], to: &Addressee<'_>) {
+    let mut body = String::with_capacity(512);
+    let _ = write!(body, "{{\"type\":\"{QUOTA_EXCEEDED}\",\"title\":\"Too Many Requests\",\"status\":429,\"detail\":");
+    push_json(&mut body, &denial.sentence());
+    body.push_str(",\"violated-policies\":[");
+    for (i, name) in denial.violated.iter().enumerate() {
+        if i > 0 {
+            body.push(',');
+        }
+        push_json(&mut body, name);
+    }
+    body.push_str("],\"limit\":");
+    push_json(&mut body, denial.limit);
+    body.push_str(",\"rate\":");
+    push_json(&mut body, &denial.rate);
+    let _ =
+        write!(body, ",\"burst\":{},\"retry_after_ms\":{},\"blame\":\"client\"", denial.burst, denial.retry_after_ms());
+    push_request_id(&mut body, to.request_id);
+    body.push_str("}\n");
+    let retry = format!("Retry-After: {}\r\n", denial.retry_after_s());
+    // Made of our own names and numbers, so it is text.
+    let fields = std::str::from_utf8(fields).unwrap_or_default();
+    push_answer(out, 429, "Too Many Requests", &[&retry, fields], &body, to);
+}
+
+fn push_request_id(body: &mut String, id: &str) {
+    if !id.is_empty() {
+        body.push_str(",\"request_id\":");
+        push_json(body, id);
+    }
+}
+
+fn push_answer(out: &mut Vec<u8>, status: u16, title: &str, extra: &[&str], body: &str, to: &Addressee<'_>) {
+    let mut digits = itoa::Buffer::new();
+    for part in ["HTTP/1.1 ", digits.format(status), " ", title, "\r\nDate: ", to.date] {
+        out.extend_from_slice(part.as_bytes());
+    }
+    out.extend_from_slice(b"\r\nContent-Type: application/problem+json\r\nCache-Control: no-store\r\nContent-Length: ");
+    out.extend_from_slice(digits.format(body.len()).as_bytes());
+    out.extend_from_slice(b"\r\n");
+    for lines in extra {
+        out.extend_from_slice(lines.as_bytes());
+    }
+    connection(out, to.version, to.keep_alive);
+    out.extend_from_slice(b"\r\n");
+    if to.asked != Method::Head {
+        out.extend_from_slice(body.as_bytes());
+    }
+}
+
+/// Appends the fields of a limited response: `RateLimit-Policy` lists all enforced limits, `RateLimit` the tightest
+/// first, that is the one with the fewest requests left.
+pub fn rate_limit_fields(out: &mut Vec<u8>, policy: &Policy, sheet: &Sheet) {
+    let enforced = || sheet.outcomes().filter(|(applied, _)| policy.rule(applied).mode == Mode::Enforce);
+    let mut members: [Option<Member<'_>>; crate::limit::APPLIED_MAX] = [None; crate::limit::APPLIED_MAX];
+    let mut count = 0;
+    for (place, (applied, level)) in members.iter_mut().zip(enforced()) {
+        let rule = policy.rule(applied);
+        let tier = policy.tier(applied);
+        let wait_us = match level.short {
+            true => tier.retry_after_us(level).max(1),
+            false => tier.until_next_us(level),
+        };
+        *place = Some(Member {
+            short: level.short,
+            requests_left: tier.remaining(level) / rule.cost,
+            wait_s: wait_us.div_ceil(1_000_000),
+            name: &rule.name,
+            remaining: tier.remaining(level),
+        });
+        out.extend_from_slice(if count == 0 { b"RateLimit-Policy: ".as_slice() } else { b", " });
+        out.extend_from_slice(&tier.policy_member);
+        count += 1;
+    }
+    if count == 0 {
+        return;
+    }
+    let members = &mut members[..count];
+    members.sort_by_key(|member| member.map(|m| (!m.short, m.requests_left, std::cmp::Reverse(m.wait_s))));
+    let mut digits = itoa::Buffer::new();
+    for (i, member) in members.iter().flatten().enumerate() {
+        out.extend_from_slice(if i == 0 { b"\r\nRateLimit: \"".as_slice() } else { b", \"" });
+        out.extend_from_slice(member.name.as_bytes());
+        out.extend_from_slice(b"\";r=");
+        out.extend_from_slice(digits.format(member.remaining).as_bytes());
+        out.extend_from_slice(b";t=");
+        out.extend_from_slice(digits.format(member.wait_s).as_bytes());
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// One member of the `RateLimit` list.
+#[derive(Clone, Copy)]
+struct Member<'a> {
+    short: bool,
+    requests_left: u64,
+    wait_s: u64,
+    name: &'a str,
+    remaining: u64,
+}
+
+/// Appends a JSON string (RFC 8259 section 7).
+fn push_json(out: &mut String, text: &str) {
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            c if c.is_control() => {
+                let _ = write!(out, "\\u{:04x}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,388 @@
+//! One thread per core: pin it, build its runtime, its listeners and its gateway, and run until the stop.
+//!
+//! Shell. The runtime is io_uring where that is to be had, else epoll: first the flags that save most, then fewer, then
+//! a smaller ring. The choice is made once for the process, so that one log line can say what runs and why.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "shell: owns the threads, runtimes and listeners of the data plane"
+)]
+
+use crate::config::{Config, Io};
+use crate::conn::{Deadlines, SCAN_INTERVAL};
+use crate::gateway::{Gateway, Rules};
+use crate::limit::{Limiter, StoreKind, memory, script};
+use crate::log::{Budget, Take};
+use crate::metrics;
+use crate::redis::client::{Client, Connector, Observer};
+use crate::resolve::Target;
+use crate::server::{self, Cap};
+use crate::time::now;
+use crate::upstream::pool::Upstream;
+use monoio::io::Canceller;
+use monoio::net::TcpListener;
+use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::SystemTime;
+
+/// Connections that the kernel accepts ahead of us on each listener.
+const BACKLOG: i32 = 4096;
+
+/// Submission entries, first choice and last resort: the smaller one fits a locked-memory limit of 64 KiB.
+const RING_ENTRIES: u32 = 1024;
+const RING_ENTRIES_MIN: u32 = 256;
+
+/// Completions that the ring holds before the kernel has to allocate.
+const COMPLETIONS: u32 = 8192;
+
+/// Scans between two looks at idle connections to backends.
+const SCANS_PER_EXPIRY: u32 = 10;
+
+/// What the workers run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver {
+    /// io_uring with this setup.
+    Ring(Setup),
+    /// epoll.
+    Epoll,
+}
+
+/// How a ring is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Setup {
+    tasks: TaskRun,
+    entries: u32,
+}
+
+/// When the kernel runs the work of completions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TaskRun {
+    /// When the worker asks for completions (DEFER_TASKRUN and SINGLE_ISSUER, Linux 6.1): the cheapest.
+    Deferred,
+    /// At the next system call (COOP_TASKRUN, Linux 5.19).
+    Cooperative,
+    /// By interrupting the worker.
+    Interrupting,
+}
+
+const SETUPS: [Setup; 4] = [
+    Setup { tasks: TaskRun::Deferred, entries: RING_ENTRIES },
+    Setup { tasks: TaskRun::Cooperative, entries: RING_ENTRIES },
+    Setup { tasks: TaskRun::Interrupting, entries: RING_ENTRIES },
+    Setup { tasks: TaskRun::Interrupting, entries: RING_ENTRIES_MIN },
+];
+
+impl Driver {
+    /// Its name in logs and metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Driver::Ring(_) => "io_uring",
+            Driver::Epoll => "epoll",
+        }
+    }
+
+    /// Tries the setups in turn. Gives the driver and, for epoll, why it is not io_uring.
+    pub fn choose(io: Io) -> io::Result<(Driver, Option<String>)> {
+        if io == Io::Epoll {
+            return Ok((Driver::Epoll, Some("the configuration says io = \"epoll\"".into())));
+        }
+        let mut last = None;
+        for setup in SETUPS {
+            match setup.builder().build(setup.entries) {
+                Ok(_) => return Ok((Driver::Ring(setup), None)),
+                Err(error) => last = Some(error),
+            }
+        }
+        let error = last.unwrap_or_else(|| io::Error::other("no setup was tried"));
+        match io {
+            Io::IoUring => Err(error),
+            _ => Ok((Driver::Epoll, Some(why_no_ring(&error)))),
+        }
+    }
+}
+
+fn why_no_ring(error: &io::Error) -> String {
+    let hint = match error.raw_os_error() {
+        Some(code) if code == rustix::io::Errno::PERM.raw_os_error() => {
+            "; Docker's default seccomp profile blocks it since Engine 25: allow io_uring_setup, io_uring_enter and io_uring_register"
+        }
+        Some(code) if code == rustix::io::Errno::NOSYS.raw_os_error() => "; this kernel has no io_uring",
+        Some(code) if code == rustix::io::Errno::NOMEM.raw_os_error() => {
+            "; raise the limit on locked memory (ulimit -l)"
+        }
+        _ => "",
+    };
+    format!("io_uring is not to be had: {error}{hint}")
+}
+
+impl Setup {
+    fn builder(&self) -> io_uring::Builder {
+        let mut builder = io_uring::IoUring::builder();
+        builder.setup_clamp().setup_cqsize(COMPLETIONS);
+        match self.tasks {
+            TaskRun::Deferred => builder.setup_single_issuer().setup_defer_taskrun().setup_submit_all(),
+            TaskRun::Cooperative => builder.setup_coop_taskrun().setup_submit_all(),
+            TaskRun::Interrupting => &mut builder,
+        };
+        builder
+    }
+}
+
+/// Word between control and workers.
+#[derive(Debug, Default)]
+pub struct Signals {
+    /// Set once: finish what runs and stop.
+    pub draining: AtomicBool,
+    /// Workers that have nothing left to do.
+    pub finished: AtomicUsize,
+}
+
+/// What a worker is started with.
+pub struct Plan {
+    /// Its number, from 0.
+    pub number: usize,
+    /// The processor it stays on.
+    pub processor: Option<usize>,
+    /// What it runs on.
+    pub driver: Driver,
+    /// Its listeners, one for each address.
+    pub listeners: Vec<std::net::TcpListener>,
+    /// The rules of all workers.
+    pub rules: Arc<Rules>,
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// What names resolve to.
+    pub targets: Arc<Targets>,
+    /// The store in this process, where that is the store.
+    pub memory: Arc<memory::Store>,
+    /// Its counters.
+    pub metrics: Arc<metrics::Worker>,
+    /// The cap of the process.
+    pub cap: Arc<Cap>,
+    /// Word from control.
+    pub signals: Arc<Signals>,
+}
+
+/// Everything that has a name to resolve.
+#[derive(Debug)]
+pub struct Targets {
+    /// Redis; of no use for the other stores.
+    pub redis: Arc<Target>,
+    /// The servers of each upstream.
+    pub upstreams: Vec<Vec<Arc<Target>>>,
+}
+
+impl Targets {
+    /// The targets of a configuration, not yet resolved.
+    pub fn of(config: &Config) -> Targets {
+        let redis = match &config.store.kind {
+            StoreKind::Redis(settings) => match &settings.address {
+                crate::redis::Address::Tcp { host, port } => Target::new(host, *port),
+                crate::redis::Address::Unix(_) => Target::new("127.0.0.1", 0),
+            },
+            StoreKind::Memory => Target::new("127.0.0.1", 0),
+        };
+        let servers = |upstream: &crate::upstream::Settings| {
+            let targets = upstream.servers.iter().map(|server| Arc::new(Target::new(&server.host, server.port)));
+            targets.collect()
+        };
+        Targets { redis: Arc::new(redis), upstreams: config.upstreams.iter().map(servers).collect() }
+    }
+
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Target>> {
+        std::iter::once(&self.redis).chain(self.upstreams.iter().flatten())
+    }
+}
+
+/// The processors that this process may use.
+pub fn processors() -> Vec<usize> {
+    match sched_getaffinity(None) {
+        Ok(set) => (0..CpuSet::MAX_CPU).filter(|&processor| set.is_set(processor)).collect(),
+        Err(_) => Vec::new(),
+    }
+}
+
+/// Opens `workers` listeners on one address. Port 0 becomes the same free port for all.
+pub fn listen(address: SocketAddr, workers: usize) -> io::Result<Vec<std::net::TcpListener>> {
+    let mut address = address;
+    let mut listeners = Vec::new();
+    for _ in 0..workers {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(false)?;
+        }
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        let listener: std::net::TcpListener = socket.into();
+        address = listener.local_addr()?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+/// Runs a worker on this thread until it has stopped.
+pub fn run(plan: Plan) -> io::Result<()> {
+    if let Some(processor) = plan.processor {
+        let mut set = CpuSet::new();
+        set.set(processor);
+        if let Err(error) = sched_setaffinity(None, &set) {
+            tracing::warn!(worker = plan.number, %error, "cannot pin the worker to its processor");
+        }
+    }
+    let signals = plan.signals.clone();
+    let result = match plan.driver {
+        Driver::Ring(setup) => {
+            let ring = RuntimeBuilder::<IoUringDriver>::new()
+                .uring_builder(setup.builder())
+                .with_entries(setup.entries)
+                .enable_timer()
+                .build();
+            match ring {
+                Ok(mut runtime) => {
+                    let result = runtime.block_on(work(plan));
+                    // Operations may still be in flight: their buffers must outlive them, so the process ends first.
+                    std::mem::forget(runtime);
+                    result
+                }
+                Err(error) => {
+                    tracing::warn!(worker = plan.number, "{}; this worker uses epoll", why_no_ring(&error));
+                    run_on_epoll(plan)
+                }
+            }
+        }
+        Driver::Epoll => run_on_epoll(plan),
+    };
+    signals.finished.fetch_add(1, Ordering::Release);
+    result
+}
+
+fn run_on_epoll(plan: Plan) -> io::Result<()> {
+    let mut runtime = RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?;
+    let result = runtime.block_on(work(plan));
+    std::mem::forget(runtime);
+    result
+}
+
+async fn work(plan: Plan) -> io::Result<()> {
+    let deadlines = Rc::new(Deadlines::default());
+    deadlines.scan(now());
+    let gateway =
+        Rc::new(Gateway::new(plan.rules.clone(), limiter(&plan), upstreams(&plan), plan.metrics.clone(), deadlines));
+    *gateway.date.borrow_mut() = httpdate::fmt_http_date(SystemTime::now());
+    let canceller = Canceller::new();
+    let accepting = Rc::new(Cell::new(plan.listeners.len()));
+    for listener in plan.listeners {
+        // epoll's sockets must not block; io_uring's may.
+        listener.set_nonblocking(plan.driver == Driver::Epoll)?;
+        let rest = listener.try_clone()?;
+        let listener = TcpListener::from_std(listener)?;
+        let loop_over = server::accept(listener, rest, gateway.clone(), plan.cap.clone(), canceller.handle());
+        let accepting = accepting.clone();
+        monoio::spawn(async move {
+            loop_over.await;
+            accepting.set(accepting.get() - 1);
+        });
+    }
+    scan(&gateway, &plan.signals, canceller, &accepting, plan.config.server.drain).await;
+    Ok(())
+}
+
+/// The worker's only clockwork: deadlines, idle connections, the date, and the stop.
+async fn scan(
+    gateway: &Gateway,
+    signals: &Signals,
+    canceller: Canceller,
+    accepting: &Cell<usize>,
+    drain: std::time::Duration,
+) {
+    let mut canceller = Some(canceller);
+    let mut stop_at = None;
+    let mut scans = 0u32;
+    loop {
+        monoio::time::sleep(SCAN_INTERVAL).await;
+        let present = now();
+        gateway.deadlines.scan(present);
+        scans = scans.wrapping_add(1);
+        if scans.is_multiple_of(SCANS_PER_EXPIRY) {
+            for upstream in &gateway.upstreams {
+                upstream.expire(present);
+            }
+        }
+        *gateway.date.borrow_mut() = httpdate::fmt_http_date(SystemTime::now());
+        if signals.draining.load(Ordering::Acquire) {
+            gateway.draining.set(true);
+            if let Some(canceller) = canceller.take() {
+                canceller.cancel();
+                stop_at = Some(present.after(drain));
+            }
+            gateway.deadlines.end_idle();
+            let is_over = accepting.get() == 0 && gateway.open.get() == 0;
+            if is_over || stop_at.is_some_and(|at| at <= present) {
+                return;
+            }
+        }
+    }
+}
+
+fn upstreams(plan: &Plan) -> Vec<Upstream> {
+    let settings = plan.config.upstreams.iter().cloned();
+    settings
+        .zip(&plan.targets.upstreams)
+        .map(|(settings, targets)| Upstream::new(settings, targets, plan.number))
+        .collect()
+}
+
+fn limiter(plan: &Plan) -> Limiter {
+    match &plan.config.store.kind {
+        StoreKind::Memory => Limiter::Memory(plan.memory.clone()),
+        StoreKind::Redis(settings) => {
+            let observer = StoreLog {
+                worker: plan.number,
+                metrics: plan.metrics.clone(),
+                is_up: Cell::new(true),
+                errors: RefCell::new(Budget::new(1)),
+            };
+            let target = plan.targets.redis.clone();
+            let connector = Connector::new(settings.clone(), target, script::TEXT, Box::new(observer));
+            Limiter::Redis(Rc::new(Client::start(connector)))
+        }
+    }
+}
+
+/// Tells of the store's connection once per change.
+struct StoreLog {
+    worker: usize,
+    metrics: Arc<metrics::Worker>,
+    is_up: Cell<bool>,
+    errors: RefCell<Budget>,
+}
+
+impl Observer for StoreLog {
+    fn connected(&self) {
+        self.is_up.set(true);
+        tracing::info!(worker = self.worker, "store connected");
+    }
+
+    fn disconnected(&self, reason: &str) {
+        if self.is_up.replace(false) {
+            tracing::error!(worker = self.worker, reason, "store lost; trying to reconnect");
+        }
+    }
+
+    fn server_error(&self, text: &str) {
+        self.metrics.store_error(metrics::StoreError::Server);
+        if let Take::Write { suppressed } = self.errors.borrow_mut().take(now()) {
+            tracing::error!(worker = self.worker, error = text, suppressed, "the store answered with an error");
+        }
+    }
+}

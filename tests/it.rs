@@ -1,0 +1,8 @@
+//! The integration tests: one binary, one module for each concern. Every test starts what it needs on ports that the
+//! kernel gives and ends it by process id. `RATEGUARD_TEST_IO=io_uring|epoll` chooses what the gateways run on.
+
+/// Gateways, origins, raw clients and Redis servers to test with.
+mod support;
+
+/// The demo, end to end: the main job in one page.
+mod smoke;

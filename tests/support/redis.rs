@@ -1,0 +1,94 @@
+//! Real Redis servers, one for each test that needs one.
+
+use super::{Folder, free_port, signal, until};
+use rustix::process::Signal;
+use std::process::{Child, Command, Stdio};
+
+/// A running redis-server; killed when dropped.
+pub struct Redis {
+    child: Option<Child>,
+    pub port: u16,
+    arguments: Vec<String>,
+    folder: Folder,
+}
+
+impl Redis {
+    /// A server on a free port of 127.0.0.1, also on the unix socket `redis.sock` in its folder.
+    pub fn start() -> Redis {
+        Redis::start_with(&[])
+    }
+
+    /// As `start`, with further command line arguments.
+    pub fn start_with(arguments: &[&str]) -> Redis {
+        let mut redis = Redis {
+            child: None,
+            port: free_port(),
+            arguments: arguments.iter().map(ToString::to_string).collect(),
+            folder: Folder::new(),
+        };
+        redis.launch();
+        redis
+    }
+
+    /// Starts the server again, on the same port, after `kill`.
+    pub fn launch(&mut self) {
+        let socket = self.socket();
+        let port = self.port.to_string();
+        let child = Command::new("redis-server")
+            .args(["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args(["--unixsocket", &socket, "--dir"])
+            .arg(self.folder.path())
+            .args(&self.arguments)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is not installed; ./tests/run installs it (Debian: apt-get install redis-server)");
+        self.child = Some(child);
+        until("redis-server takes connections", || std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok());
+    }
+
+    pub fn socket(&self) -> String {
+        self.folder.path().join("redis.sock").display().to_string()
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// `[store]` lines for a gateway.
+    pub fn store(&self) -> String {
+        format!("[store]\nurl = \"{}\"\n", self.url())
+    }
+
+    /// A client connection.
+    pub fn connection(&self) -> redis::Connection {
+        redis::Client::open(self.url()).unwrap().get_connection().unwrap()
+    }
+
+    /// Kills the server at once.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Stops the server without closing anything: it hangs.
+    pub fn suspend(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets a suspended server go on.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, which: Signal) {
+        signal(self.child.as_ref().expect("the server runs").id(), which);
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
