@@ -180,6 +180,8 @@ pub struct Reader {
     half: OwnedReadHalf<TcpStream>,
     buffer: Vec<u8>,
     start: usize,
+    /// The last read took all the room there was: more is likely waiting.
+    was_full: bool,
 }
 
 /// The writing side.
@@ -196,7 +198,13 @@ impl Conn {
             Rc::new(Registration { deadlines: deadlines.clone(), key: deadlines.entries.borrow_mut().insert(entry) });
         let (read, write) = stream.into_split();
         Conn {
-            reader: Reader { registration: registration.clone(), half: read, buffer: Vec::new(), start: 0 },
+            reader: Reader {
+                registration: registration.clone(),
+                half: read,
+                buffer: Vec::new(),
+                start: 0,
+                was_full: false,
+            },
             writer: Writer { registration, half: write },
         }
     }
@@ -285,13 +293,15 @@ impl Reader {
             self.start = 0;
         }
         let length = self.buffer.len();
-        if length == self.buffer.capacity() {
-            let wanted = (2 * length).clamp(INPUT_START, most.max(INPUT_START));
+        let capacity = self.buffer.capacity();
+        if length == capacity || (self.was_full && capacity < most) {
+            let wanted = (2 * capacity).clamp(INPUT_START, most.max(INPUT_START));
             self.buffer.reserve_exact(wanted.saturating_sub(length).max(1));
         }
         let room = self.buffer.capacity();
         let (read, slice) = self.half.read(take(&mut self.buffer).slice_mut(length..room)).await;
         self.buffer = slice.into_inner();
+        self.was_full = self.buffer.len() == room;
         match read {
             Ok(0) if self.registration.read_passed() => Err(End::TimedOut),
             Ok(0) => Err(End::Closed),

@@ -126,7 +126,9 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         };
         let body = move || {
             if let Err(error) = worker::run(plan) {
-                tracing::error!(worker = number, %error, "worker stopped");
+                // Half a gateway would serve half the clients and look alive; its supervisor can start a whole one.
+                tracing::error!(worker = number, %error, "a worker cannot run; stopping");
+                std::process::exit(1);
             }
         };
         threads.push(thread::Builder::new().name(format!("worker-{number}")).spawn(body)?);

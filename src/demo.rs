@@ -50,7 +50,7 @@ pub fn run(listen: SocketAddr, admin: &str, backends: usize) -> Result<(), DemoE
         thread::Builder::new().name(name).spawn(body)?;
     }
     let text = format!(
-        "[server]\nlisten = \"{listen}\"\n\
+        "[server]\nlisten = \"{listen}\"\nmax_connections = 1000\n\
          [admin]\nlisten = \"{admin}\"\n\
          [log]\ndenied = false\n\
          [upstreams.demo]\nservers = [{}]\n\

@@ -12,7 +12,7 @@ use crate::limit::{Limiter, OnFailure};
 use crate::log::{Budget, Take};
 use crate::metrics;
 use crate::route::{HostPattern, Match, PathTree};
-use crate::time::Micros;
+use crate::time::{Micros, TurnClock};
 use crate::upstream::pool::Upstream;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -103,6 +103,8 @@ pub struct Gateway {
     pub metrics: Arc<metrics::Worker>,
     /// The deadlines of its connections.
     pub deadlines: Rc<Deadlines>,
+    /// Its clock.
+    pub clock: Rc<TurnClock>,
     /// Whether it is stopping: connections are closed after the answer at hand.
     pub draining: Cell<bool>,
     /// Client connections at present.
@@ -155,6 +157,7 @@ impl Gateway {
             upstreams,
             metrics,
             deadlines,
+            clock: Rc::default(),
             draining: Cell::new(false),
             open: Cell::new(0),
             date: RefCell::default(),

@@ -1,11 +1,7 @@
 //! One client connection, the whole story: read, identify, decide, forward or answer, again.
 //!
 //! Shell. Requests of a connection are served one after the other, so pipelined ones are answered in order.
-#![allow(
-    clippy::disallowed_methods,
-    clippy::disallowed_types,
-    reason = "shell: serves a client's socket; reads the clock once for a decision and once for its duration"
-)]
+#![allow(clippy::disallowed_types, reason = "shell: serves a client's socket")]
 
 use crate::conn::{Conn, End, INPUT_START};
 use crate::gateway::{Gateway, Rules, Scratch};
@@ -20,7 +16,7 @@ use crate::metrics::{Outcome as Counted, StoreError};
 use crate::relay::{self, Outcome};
 use crate::reply::{self, Addressee, Denial, Failure};
 use crate::route::host_without_port;
-use crate::time::{Micros, now};
+use crate::time::Micros;
 use monoio::net::TcpStream;
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
@@ -140,9 +136,9 @@ async fn serve_request(client: &mut Conn, peer: &Peer, gateway: &Gateway, scratc
         let Some(failure) = failure else { return Next::Close };
         scratch.request_id.clear();
         scratch.head = RequestHead::default();
-        return refuse(client, gateway, scratch, &failure, UNROUTED, now()).await;
+        return refuse(client, gateway, scratch, &failure, UNROUTED, gateway.clock.now()).await;
     }
-    let started = now();
+    let started = gateway.clock.now();
     take_request_id(client, scratch);
     let rules = &gateway.rules;
     if let (Framing::Length(length), Some(most)) = (scratch.head.framing, rules.bounds.body_max)
@@ -209,9 +205,7 @@ async fn decide(client: &Conn, gateway: &Gateway, scratch: &mut Scratch, route: 
         return Verdict::Pass;
     }
     let decision = gateway.limiter.decide(&rules.policy, sheet, rules.on_failure, started).await;
-    if !matches!(gateway.limiter, crate::limit::Limiter::Memory(_)) {
-        gateway.metrics.decision_took(now().since(started));
-    }
+    gateway.metrics.decision_took(gateway.clock.now().since(started));
     count(gateway, scratch, decision);
     let shadowed =
         scratch.sheet.outcomes().any(|(applied, level)| level.short && rules.policy.rule(applied).mode == Mode::Shadow);
@@ -338,14 +332,14 @@ async fn forward(
     let keep_alive = scratch.head.keep_alive && !gateway.draining.get();
     match relay::exchange(client, gateway, scratch, &peer.text, upstream, keep_alive).await {
         Outcome::Done { status, keep_alive } => {
-            gateway.metrics.request(Some(route), status, now().since(started));
+            gateway.metrics.request(Some(route), status, gateway.clock.now().since(started));
             match keep_alive {
                 true => Next::Request,
                 false => Next::Linger,
             }
         }
         Outcome::Cut(status) => {
-            gateway.metrics.request(Some(route), status, now().since(started));
+            gateway.metrics.request(Some(route), status, gateway.clock.now().since(started));
             Next::Close
         }
         Outcome::Failed(failure) => {
@@ -448,7 +442,7 @@ async fn send_answer(
 ) -> Next {
     let timeouts = &gateway.rules.timeouts;
     let sent = client.writer.send(&mut scratch.back, timeouts.write).await;
-    gateway.metrics.request(route, status, now().since(started));
+    gateway.metrics.request(route, status, gateway.clock.now().since(started));
     if sent.result.is_err() {
         return Next::Close;
     }

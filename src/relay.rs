@@ -12,6 +12,7 @@ use crate::http::head::ResponseHead;
 use crate::http::{BadResponse, Framing, Method, Refusal, Version};
 use crate::metrics::UpstreamError;
 use crate::reply::Failure;
+use crate::time::Micros;
 use crate::upstream::pool::{ConnectFault, Lease, Upstream};
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -85,7 +86,7 @@ pub async fn exchange(
                 continue;
             }
         }
-        let flight = Flight { gateway, upstream, keep_alive };
+        let flight = Flight { gateway, upstream, keep_alive, asked: gateway.clock.now() };
         let ended = match upload.body.is_done() || sent.result.is_err() {
             true => flight.answer(client, &mut lease, scratch, upload.body.is_done()).await,
             false => flight.both_ways(client, &mut lease, scratch, &mut upload).await,
@@ -271,6 +272,8 @@ struct Flight<'g> {
     gateway: &'g Gateway,
     upstream: &'g Upstream,
     keep_alive: bool,
+    /// When the request, or the first part of it, was sent.
+    asked: Micros,
 }
 
 impl Flight<'_> {
@@ -408,8 +411,10 @@ impl Download<'_> {
             return ended;
         }
         self.stage.set(Stage::Begun(head.status));
+        let gateway = self.flight.gateway;
+        gateway.metrics.upstream_took(gateway.clock.now().since(self.flight.asked));
         let framed = forward::delivered_framing(head.framing, self.version);
-        let keep_alive = self.keep_alive && framed != Framing::UntilClose && !self.flight.gateway.draining.get();
+        let keep_alive = self.keep_alive && framed != Framing::UntilClose && !gateway.draining.get();
         out.clear();
         let delivery = Delivery { version: self.version, asked: self.asked, keep_alive, extra: self.fields };
         forward::response(out, reader.data(), head, &delivery);

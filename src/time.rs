@@ -3,7 +3,10 @@
 //! Shell: the only place that reads a clock for request handling. Everything else takes time as an argument.
 #![allow(clippy::disallowed_methods, reason = "shell: this file is where the clock is read")]
 
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::sync::OnceLock;
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 /// A point on the process's monotonic clock, in microseconds since its start.
@@ -29,4 +32,39 @@ pub fn now() -> Micros {
     static START: OnceLock<Instant> = OnceLock::new();
     let elapsed = START.get_or_init(Instant::now).elapsed();
     Micros(u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX))
+}
+
+/// A clock that is read once in a turn of the event loop, however many requests the turn serves.
+///
+/// It is late by the length of a turn at most, and never early: a bucket asked with it is never fuller than it is.
+#[derive(Default)]
+pub struct TurnClock {
+    read: Cell<Option<Micros>>,
+    turn: RefCell<Option<Waker>>,
+}
+
+impl TurnClock {
+    /// The time of this turn.
+    pub fn now(&self) -> Micros {
+        if let Some(time) = self.read.get() {
+            return time;
+        }
+        let time = now();
+        // Woken now, `forget_each_turn` runs after every task that is ready already: at the end of this turn.
+        if let Some(end) = self.turn.borrow_mut().take() {
+            self.read.set(Some(time));
+            end.wake();
+        }
+        time
+    }
+
+    /// Ends each turn that the clock was read in; to run as a task of its own. Without it every read is a fresh one.
+    pub async fn forget_each_turn(&self) {
+        poll_fn(|context| {
+            self.read.set(None);
+            *self.turn.borrow_mut() = Some(context.waker().clone());
+            Poll::<()>::Pending
+        })
+        .await;
+    }
 }

@@ -279,6 +279,8 @@ async fn work(plan: Plan) -> io::Result<()> {
     let gateway =
         Rc::new(Gateway::new(plan.rules.clone(), limiter(&plan), upstreams(&plan), plan.metrics.clone(), deadlines));
     *gateway.date.borrow_mut() = httpdate::fmt_http_date(SystemTime::now());
+    let clock = gateway.clock.clone();
+    monoio::spawn(async move { clock.forget_each_turn().await });
     let canceller = Canceller::new();
     let accepting = Rc::new(Cell::new(plan.listeners.len()));
     for listener in plan.listeners {

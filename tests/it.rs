@@ -4,5 +4,8 @@
 /// Gateways, origins, raw clients and Redis servers to test with.
 mod support;
 
+/// Broken configurations, one file for each fault, and the manual.
+mod config;
+
 /// The demo, end to end: the main job in one page.
 mod smoke;
