@@ -1,0 +1,114 @@
+//! In the steady state a request allocates nothing: counted by the allocator itself, for the whole process, with a
+//! client and a backend that allocate nothing either. A binary of its own, so that no other test's memory is counted.
+#![allow(unsafe_code, reason = "counts allocations, which only an allocator can")]
+
+#[allow(dead_code, reason = "the other test binary uses the rest")]
+mod support;
+
+use rateguard::config::Config;
+use rateguard::control;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: everything is left to the system's allocator; only a counter is kept beside it.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(memory, layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.realloc(memory, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const WARM_UP: usize = 200;
+const REQUESTS: usize = 2_000;
+
+/// The scan that runs ten times a second writes the date anew, and stray timers may fire: far below one a request.
+const STRAY_MAX: usize = 200;
+
+/// Answers every request, which it knows by its empty line, without looking at it.
+fn backend() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || {
+                let mut buffer = [0; 4096];
+                while stream.read(&mut buffer).is_ok_and(|bytes| bytes > 0) {
+                    if stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+/// Sends requests one after the other; every answer must carry a decision.
+fn ask(stream: &mut TcpStream, request: &[u8], requests: usize) {
+    for _ in 0..requests {
+        assert!(is_limited(stream, request));
+    }
+}
+
+/// Whether the answer to this request is a 200 that a limit had its say in.
+fn is_limited(stream: &mut TcpStream, request: &[u8]) -> bool {
+    let mut buffer = [0; 4096];
+    stream.write_all(request).unwrap();
+    let bytes = stream.read(&mut buffer).unwrap();
+    let answer = &buffer[..bytes];
+    answer.starts_with(b"HTTP/1.1 200 OK\r\n") && answer.windows(11).any(|part| part == b"\r\nRateLimit")
+}
+
+/// Allocations of [`REQUESTS`] requests after a warm-up, on this `[store]`.
+fn allocations(store: &str) -> usize {
+    let text = format!(
+        "server.listen = \"127.0.0.1:0\"\nserver.workers = 1\nserver.io = \"{}\"\nadmin.listen = \"off\"\n\
+         upstreams.app.servers = [\"{}\"]\n{store}\
+         [[limits]]\nname = \"a\"\nby = [\"user\", \"endpoint\"]\nrate = \"1000000/s\"\n\
+         [[limits]]\nname = \"b\"\nby = [\"ip\"]\nrate = \"1000000/s\"\n",
+        support::gateway::io(),
+        backend()
+    );
+    let config = Config::parse("test", &text, &|_| None).unwrap();
+    let running = control::start(config).unwrap();
+    let mut stream = TcpStream::connect(running.listening[0]).unwrap();
+    stream.set_nodelay(true).unwrap();
+    let request = b"GET /api/data?x=1 HTTP/1.1\r\nHost: test\r\nX-API-Key: k\r\nAccept: */*\r\n\r\n";
+    support::until("decisions are made", || is_limited(&mut stream, request));
+    ask(&mut stream, request, WARM_UP);
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    ask(&mut stream, request, REQUESTS);
+    ALLOCATIONS.load(Ordering::Relaxed) - before
+}
+
+#[test]
+fn a_forwarded_and_limited_request_allocates_nothing() {
+    let redis = support::redis::Redis::start();
+    for store in [String::new(), redis.store()] {
+        let allocations = allocations(&store);
+        println!("{allocations} allocations in {REQUESTS} requests {store}");
+        assert!(allocations <= STRAY_MAX, "{allocations} allocations in {REQUESTS} requests {store}");
+    }
+}
