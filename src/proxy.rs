@@ -205,7 +205,9 @@ async fn decide(client: &Conn, gateway: &Gateway, scratch: &mut Scratch, route: 
         return Verdict::Pass;
     }
     let decision = gateway.limiter.decide(&rules.policy, sheet, rules.on_failure, started).await;
-    gateway.metrics.decision_took(gateway.clock.now().since(started));
+    if gateway.limiter.is_remote() {
+        gateway.metrics.decision_took(gateway.clock.now().since(started));
+    }
     count(gateway, scratch, decision);
     let shadowed =
         scratch.sheet.outcomes().any(|(applied, level)| level.short && rules.policy.rule(applied).mode == Mode::Shadow);

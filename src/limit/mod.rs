@@ -108,6 +108,11 @@ pub enum Limiter {
 }
 
 impl Limiter {
+    /// Whether a decision takes a round trip, so that its duration is worth measuring.
+    pub fn is_remote(&self) -> bool {
+        matches!(self, Limiter::Redis(_))
+    }
+
     /// Charges every bucket on the sheet, or none, and writes down their levels. `on_failure` is the answer where the
     /// store has none.
     pub async fn decide(&self, policy: &Policy, sheet: &mut Sheet, on_failure: OnFailure, now: Micros) -> Decision {

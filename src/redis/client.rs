@@ -65,6 +65,10 @@ struct Shared {
     queue: RefCell<VecDeque<usize>>,
     writer: RefCell<Option<Waker>>,
     watch: RefCell<Option<Waker>>,
+    /// When the watch looks at deadlines again; `None` = not before it is woken.
+    looks_at: Cell<Option<Micros>>,
+    /// A deadline has come that is earlier than that.
+    has_earlier: Cell<bool>,
 }
 
 /// Where a reply goes. It outlives its asker while the reply is still due, so that no other gets it.
@@ -107,6 +111,8 @@ impl Client {
             queue: RefCell::default(),
             writer: RefCell::default(),
             watch: RefCell::default(),
+            looks_at: Cell::new(None),
+            has_earlier: Cell::new(false),
         });
         let deadline = connector.settings.deadline;
         monoio::spawn(keep_connected(connector, shared.clone()));
@@ -142,7 +148,10 @@ impl Client {
         self.shared.queue.borrow_mut().push_back(key);
         // The woken task runs after all that are ready now: their commands go into the same write.
         wake(&self.shared.writer);
-        wake(&self.shared.watch);
+        if self.shared.looks_at.get().is_none_or(|at| deadline < at) {
+            self.shared.has_earlier.set(true);
+            wake(&self.shared.watch);
+        }
         Answer { shared: &self.shared, key }.await
     }
 }
@@ -235,6 +244,18 @@ impl Shared {
             }
         }
         next
+    }
+
+    /// Waits until a command is asked whose deadline the watch would miss.
+    async fn earlier_deadline(&self) {
+        poll_fn(|context| match self.has_earlier.take() {
+            true => Poll::Ready(()),
+            false => {
+                *self.watch.borrow_mut() = Some(context.waker().clone());
+                Poll::Pending
+            }
+        })
+        .await;
     }
 
     /// The deadline of the oldest command that is still owed a reply.
@@ -411,21 +432,24 @@ async fn read_replies<R: AsyncReadRent>(reader: &mut R, shared: &Shared, connect
 /// Ends waits whose deadline has passed, and the connection when its server owes a reply for too long.
 async fn watch(shared: &Shared) -> io::Result<()> {
     loop {
-        poll_fn(|context| match shared.queue.borrow().is_empty() {
-            false => Poll::Ready(()),
-            true => {
-                *shared.watch.borrow_mut() = Some(context.waker().clone());
-                Poll::Pending
-            }
-        })
-        .await;
         let present = now();
         let next = shared.expire(present);
-        let Some(oldest) = shared.oldest() else { continue };
-        if oldest.after(STALL_MAX) <= present {
+        let stalled = shared.oldest().map(|deadline| deadline.after(STALL_MAX));
+        if stalled.is_some_and(|at| at <= present) {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the server stopped answering"));
         }
-        let until = next.unwrap_or_else(|| oldest.after(STALL_MAX));
-        monoio::time::sleep(until.since(present).max(Duration::from_millis(1))).await;
+        let look_again = next.into_iter().chain(stalled).min();
+        shared.looks_at.set(look_again);
+        match look_again {
+            Some(at) => {
+                // The runtime's timer counts milliseconds.
+                let pause = at.since(present).max(Duration::from_millis(1));
+                monoio::select! {
+                    () = monoio::time::sleep(pause) => {}
+                    () = shared.earlier_deadline() => {}
+                }
+            }
+            None => shared.earlier_deadline().await,
+        }
     }
 }
