@@ -331,13 +331,17 @@ pub struct Sent {
 }
 
 impl Writer {
-    /// Sends all of `out`, which is given back as it was.
+    /// Sends all of `out`, which is given back as it was. The peer may take each piece of it `within` this time.
     pub async fn send(&mut self, out: &mut Vec<u8>, within: Duration) -> Sent {
-        let due = self.registration.due(within);
-        self.registration.set(|entry| entry.write = due);
         let mut sent = 0;
         let mut result = Ok(());
         while sent < out.len() {
+            let due = self.registration.due(within);
+            self.registration.set(|entry| {
+                if !matches!(entry.write, Due::Passed) {
+                    entry.write = due;
+                }
+            });
             let (written, slice) = self.half.write(take(out).slice(sent..)).await;
             *out = slice.into_inner();
             match written {

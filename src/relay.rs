@@ -212,6 +212,11 @@ impl Upload {
         self.room = self.room.checked_sub(moved).ok_or(Refusal::BodyTooLarge)?;
         Ok(())
     }
+
+    /// Takes that many bytes as they are, where they are all data of a body whose length was checked at its head.
+    fn take_all(&mut self, bytes: usize) -> bool {
+        self.framed != Framing::Chunked && self.body.take_data(bytes)
+    }
 }
 
 /// Decodes what `reader` holds and appends it to `out`, framed anew, up to about [`PIECE_MAX`] bytes; the end of the body
@@ -357,10 +362,15 @@ impl Flight<'_> {
                 })?;
             }
             out.clear();
-            let gathered = upload.gather(reader, out);
-            gathered.map_err(|refusal| Uploading::Client(Failure::Refused(refusal)))?;
-            let sent = writer.send(out, self.upstream.settings.response).await;
-            if sent.result.is_err() {
+            let sent = match upload.take_all(reader.data().len()) {
+                true => writer.send_from(reader, self.upstream.settings.response).await,
+                false => {
+                    let gathered = upload.gather(reader, out);
+                    gathered.map_err(|refusal| Uploading::Client(Failure::Refused(refusal)))?;
+                    writer.send(out, self.upstream.settings.response).await.result
+                }
+            };
+            if sent.is_err() {
                 // It may have answered before it stopped reading.
                 response.deadline(self.upstream.settings.response);
                 return Err(Uploading::Backend);
@@ -506,11 +516,11 @@ impl Download<'_> {
             if body.is_done() {
                 return Ok(());
             }
-            if !reader.data().is_empty() {
-                continue;
-            }
-            if self.is_over(reader, body).await? {
+            if reader.data().is_empty() && self.is_over(reader, body).await? {
                 return self.end_by_close(writer, framed, out, write).await;
+            }
+            if framed != Framing::Chunked && body.take_data(reader.data().len()) {
+                writer.send_from(reader, write).await.map_err(drop)?;
             }
         }
     }

@@ -1,6 +1,12 @@
 //! In the steady state a request allocates nothing: counted by the allocator itself, for the whole process, with a
 //! client and a backend that allocate nothing either. A binary of its own, so that no other test's memory is counted.
 #![allow(unsafe_code, reason = "counts allocations, which only an allocator can")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::unwrap_used,
+    reason = "tests are shell, and a panic is how they fail"
+)]
 
 #[allow(dead_code, reason = "the other test binary uses the rest")]
 mod support;

@@ -89,6 +89,22 @@ impl Decoder {
         self.state == State::UntilClose
     }
 
+    /// Takes that many bytes as data, where they all are: so they need not be looked at. Else nothing changes.
+    pub fn take_data(&mut self, bytes: usize) -> bool {
+        match self.state {
+            State::UntilClose => true,
+            State::Length(left) if bytes as u64 == left => {
+                self.state = State::Done;
+                true
+            }
+            State::Length(left) if (bytes as u64) < left => {
+                self.state = State::Length(left - bytes as u64);
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Reads on in `input`: up to the end of one run of data, of the body, or of the input.
     ///
     /// Call again with the rest until all is used or the body [is done](Decoder::is_done); what follows the body stays
@@ -282,6 +298,15 @@ mod tests {
         assert!(decode(Framing::Chunked, &[long.as_bytes()]).is_err());
         let many = format!("0\r\n{}", "a: b\r\n".repeat(TRAILERS_MAX / 6 + 1));
         assert!(decode(Framing::Chunked, &[many.as_bytes()]).is_err());
+    }
+
+    #[test]
+    fn data_that_need_not_be_looked_at() {
+        let mut known = Decoder::new(Framing::Length(5));
+        assert!(known.take_data(3) && !known.is_done() && !known.take_data(3));
+        assert!(known.take_data(2) && known.is_done() && !known.take_data(1));
+        assert!(Decoder::new(Framing::UntilClose).take_data(9));
+        assert!(!Decoder::new(Framing::Chunked).take_data(1));
     }
 
     #[test]
