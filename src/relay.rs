@@ -14,6 +14,7 @@ use crate::metrics::UpstreamError;
 use crate::reply::Failure;
 use crate::time::Micros;
 use crate::upstream::pool::{ConnectFault, Lease, Upstream};
+use crate::upstream::retry::Attempts;
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
@@ -64,13 +65,14 @@ pub async fn exchange(
     if let Err(refusal) = upload.gather(&mut client.reader, &mut scratch.out) {
         return Outcome::Failed(Failure::Refused(refusal));
     }
-    let mut attempts = Attempts::new(upstream, scratch.head.kind, upload.body.is_done());
+    let may_repeat = scratch.head.kind.is_idempotent() && upload.body.is_done();
+    let mut attempts = Attempts::new(upstream.pick(), upstream.backends(), upstream.settings.retries, may_repeat);
     loop {
-        let mut lease = match attempts.open(gateway, upstream).await {
+        let mut lease = match open(&attempts, gateway, upstream).await {
             Ok(lease) => lease,
             Err(fault) => {
                 gateway.metrics.upstream_error(upstream_number, connect_error(fault));
-                if attempts.take_turn(upstream) {
+                if attempts.after_connect() {
                     gateway.metrics.upstream_retry(upstream_number);
                     continue;
                 }
@@ -81,7 +83,7 @@ pub async fn exchange(
         let sent = lease.conn.writer.send(&mut scratch.out, upstream.settings.response).await;
         if sent.result.is_err() {
             gateway.metrics.upstream_error(upstream_number, UpstreamError::Send);
-            if attempts.repeat(upstream, &lease, sent.bytes == 0) {
+            if attempts.after_failure(lease.reused, sent.bytes == 0) {
                 gateway.metrics.upstream_retry(upstream_number);
                 continue;
             }
@@ -93,7 +95,7 @@ pub async fn exchange(
         };
         match ended {
             Ended::Answered { status, keep_alive, reusable } => {
-                flight.finish(lease, reusable);
+                flight.finish(lease, reusable && sent.result.is_ok());
                 return Outcome::Done { status, keep_alive };
             }
             Ended::Cut(status) => return Outcome::Cut(status),
@@ -102,7 +104,7 @@ pub async fn exchange(
                 if let Some(error) = error {
                     gateway.metrics.upstream_error(upstream_number, error);
                 }
-                if silent && attempts.repeat(upstream, &lease, false) {
+                if silent && attempts.after_failure(lease.reused, false) {
                     gateway.metrics.upstream_retry(upstream_number);
                     continue;
                 }
@@ -136,65 +138,17 @@ fn response_error(failure: &Failure) -> Option<UpstreamError> {
     }
 }
 
-/// Which connection is tried next, and whether there is a next time (RFC 9110 section 9.2.2).
-struct Attempts {
-    backend: usize,
-    left: u32,
-    fresh: bool,
-    may_repeat: bool,
-    must_be_quiet: bool,
-}
-
-impl Attempts {
-    fn new(upstream: &Upstream, kind: Method, is_whole: bool) -> Attempts {
-        let may_repeat = kind.is_idempotent() && is_whole;
-        Attempts {
-            backend: upstream.pick(),
-            left: upstream.settings.retries,
-            fresh: false,
-            may_repeat,
-            must_be_quiet: !may_repeat,
-        }
-    }
-
-    /// A kept connection where one may serve, else a new one. What cannot be repeated is not trusted to a connection
-    /// that the backend has closed already.
-    async fn open(&self, gateway: &Gateway, upstream: &Upstream) -> Result<Lease, ConnectFault> {
-        let now = gateway.deadlines.coarse_now();
-        if !self.fresh {
-            while let Some(lease) = upstream.reuse(self.backend, now) {
-                if !self.must_be_quiet || lease.conn.is_quiet() {
-                    return Ok(lease);
-                }
+/// A kept connection where one may serve, else a new one.
+async fn open(attempts: &Attempts, gateway: &Gateway, upstream: &Upstream) -> Result<Lease, ConnectFault> {
+    let now = gateway.deadlines.coarse_now();
+    if attempts.may_reuse() {
+        while let Some(lease) = upstream.reuse(attempts.backend(), now) {
+            if !attempts.must_be_quiet() || lease.conn.is_quiet() {
+                return Ok(lease);
             }
         }
-        upstream.connect(self.backend, &gateway.deadlines).await
     }
-
-    /// After a failure on a connection. A kept one may have died unseen: that costs no attempt, and the same backend is
-    /// asked over a new one.
-    fn repeat(&mut self, upstream: &Upstream, lease: &Lease, nothing_sent: bool) -> bool {
-        if !(nothing_sent || self.may_repeat) {
-            return false;
-        }
-        if lease.reused && !self.fresh {
-            self.fresh = true;
-            return true;
-        }
-        self.take_turn(upstream)
-    }
-
-    /// Turns to the next backend, where another attempt is allowed. After a failed connect it always may be: the backend
-    /// knows nothing of the request.
-    fn take_turn(&mut self, upstream: &Upstream) -> bool {
-        let may = self.left > 0;
-        if may {
-            self.left -= 1;
-            self.backend = upstream.after(self.backend);
-            self.fresh = false;
-        }
-        may
-    }
+    upstream.connect(attempts.backend(), &gateway.deadlines).await
 }
 
 /// The request body on its way.

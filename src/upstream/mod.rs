@@ -3,6 +3,7 @@
 //! Pure but for its leaf [`pool`].
 
 pub mod pool;
+pub mod retry;
 
 use std::cell::Cell;
 use std::time::Duration;

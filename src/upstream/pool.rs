@@ -68,9 +68,9 @@ impl Upstream {
         self.turns.pick(self.backends.len())
     }
 
-    /// The backend behind this one in the round.
-    pub fn after(&self, backend: usize) -> usize {
-        (backend + 1).checked_rem(self.backends.len()).unwrap_or(0)
+    /// How many backends there are.
+    pub fn backends(&self) -> usize {
+        self.backends.len()
     }
 
     /// An idle connection to this backend, the last used first.
