@@ -84,7 +84,8 @@ async fn await_request(client: &mut Conn, gateway: &Gateway) -> bool {
     if !client.reader.data().is_empty() {
         return true;
     }
-    if gateway.draining.get() {
+    // A request that has arrived already is served, stop or not.
+    if gateway.draining.get() && client.is_quiet() {
         return false;
     }
     client.reader.set_idle(true);

@@ -240,13 +240,14 @@ impl Flight<'_> {
     async fn answer(&self, client: &mut Conn, lease: &mut Lease, scratch: &mut Scratch, is_whole: bool) -> Ended {
         lease.conn.reader.deadline(self.upstream.settings.response);
         let stage = Cell::new(Stage::Nothing);
+        let keep_alive = Cell::new(self.keep_alive && is_whole);
         let download = Download {
             flight: self,
             stage: &stage,
             version: scratch.head.version,
             asked: scratch.head.kind,
             fields: &scratch.fields,
-            keep_alive: self.keep_alive && is_whole,
+            keep_alive: &keep_alive,
         };
         download.run(&mut lease.conn.reader, &mut client.writer, &mut scratch.response, &mut scratch.back).await
     }
@@ -260,6 +261,7 @@ impl Flight<'_> {
         upload: &mut Upload,
     ) -> Ended {
         let stage = Cell::new(Stage::Nothing);
+        let keep_alive = Cell::new(false);
         let response_timer = lease.conn.reader.timer();
         let download = Download {
             flight: self,
@@ -267,7 +269,7 @@ impl Flight<'_> {
             version: scratch.head.version,
             asked: scratch.head.kind,
             fields: &scratch.fields,
-            keep_alive: self.keep_alive,
+            keep_alive: &keep_alive,
         };
         let mut sending =
             pin!(self.send_body(&mut client.reader, &mut lease.conn.writer, upload, &mut scratch.out, response_timer,));
@@ -279,6 +281,7 @@ impl Flight<'_> {
                 && let Poll::Ready(result) = sending.as_mut().poll(context)
             {
                 uploaded = Some(result);
+                keep_alive.set(self.keep_alive && result.is_ok());
                 if let Err(Uploading::Client(failure)) = result {
                     return Poll::Ready(match stage.get() {
                         Stage::Nothing => Ended::failed(failure),
@@ -366,7 +369,8 @@ struct Download<'f> {
     version: Version,
     asked: Method,
     fields: &'f [u8],
-    keep_alive: bool,
+    /// Whether the client's connection can carry another request: not before this one has come to its end.
+    keep_alive: &'f Cell<bool>,
 }
 
 impl Download<'_> {
@@ -378,7 +382,7 @@ impl Download<'_> {
         let gateway = self.flight.gateway;
         gateway.metrics.upstream_took(gateway.clock.now().since(self.flight.asked));
         let framed = forward::delivered_framing(head.framing, self.version);
-        let keep_alive = self.keep_alive && framed != Framing::UntilClose && !gateway.draining.get();
+        let keep_alive = self.keep_alive.get() && framed != Framing::UntilClose && !gateway.draining.get();
         out.clear();
         let delivery = Delivery { version: self.version, asked: self.asked, keep_alive, extra: self.fields };
         forward::response(out, reader.data(), head, &delivery);
@@ -403,7 +407,7 @@ impl Download<'_> {
         out: &mut Vec<u8>,
     ) -> Result<(), Ended> {
         let bounds = &self.flight.gateway.rules.bounds;
-        for _ in 0..INTERIM_MAX {
+        for interims in 0..INTERIM_MAX {
             loop {
                 let parsed = match reader.data() {
                     [] => Ok(false),
@@ -412,7 +416,7 @@ impl Download<'_> {
                 if parsed.map_err(|bad| Ended::failed(Failure::BadResponse(bad)))? {
                     break;
                 }
-                let silent = reader.data().is_empty();
+                let silent = interims == 0 && reader.data().is_empty();
                 reader.fill(bounds.head_max.max(PIECE_MAX)).await.map_err(|end| match end {
                     End::TimedOut => Ended::failed(Failure::ResponseTimeout),
                     End::Closed | End::Broken => Ended::Failed { failure: Failure::BrokenOff, silent },

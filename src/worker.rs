@@ -348,12 +348,8 @@ fn limiter(plan: &Plan) -> Limiter {
     match &plan.config.store.kind {
         StoreKind::Memory => Limiter::Memory(plan.memory.clone()),
         StoreKind::Redis(settings) => {
-            let observer = StoreLog {
-                worker: plan.number,
-                metrics: plan.metrics.clone(),
-                is_up: Cell::new(true),
-                errors: RefCell::new(Budget::new(1)),
-            };
+            let observer =
+                StoreLog { worker: plan.number, is_up: Cell::new(true), errors: RefCell::new(Budget::new(1)) };
             let target = plan.targets.redis.clone();
             let connector = Connector::new(settings.clone(), target, script::TEXT, Box::new(observer));
             Limiter::Redis(Rc::new(Client::start(connector)))
@@ -364,7 +360,6 @@ fn limiter(plan: &Plan) -> Limiter {
 /// Tells of the store's connection once per change.
 struct StoreLog {
     worker: usize,
-    metrics: Arc<metrics::Worker>,
     is_up: Cell<bool>,
     errors: RefCell<Budget>,
 }
@@ -382,7 +377,6 @@ impl Observer for StoreLog {
     }
 
     fn server_error(&self, text: &str) {
-        self.metrics.store_error(metrics::StoreError::Server);
         if let Take::Write { suppressed } = self.errors.borrow_mut().take(now()) {
             tracing::error!(worker = self.worker, error = text, suppressed, "the store answered with an error");
         }

@@ -126,9 +126,11 @@ fn answer(admin: &Admin, path: &[u8], head: &RequestHead) -> Vec<u8> {
         false => "close",
     };
     let shown = if head.kind == Method::Head { "" } else { &body };
+    // RFC 9110 section 15.5.6.
+    let allow = if status.starts_with("405") { "Allow: GET, HEAD\r\n" } else { "" };
     format!(
         "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\
-         Connection: {keep_alive}\r\n\r\n{shown}",
+         {allow}Connection: {keep_alive}\r\n\r\n{shown}",
         body.len()
     )
     .into_bytes()

@@ -134,7 +134,7 @@ impl RequestHead {
         self.len = match parsed {
             Ok(Status::Complete(len)) if start + len <= bounds.head_max => start + len,
             Ok(Status::Partial) if buffer.len() < bounds.head_max => return Ok(false),
-            Ok(_) => return Err(too_large(buffer)),
+            Ok(_) => return Err(too_large(&buffer[start..], bounds)),
             Err(error) => return Err(refusal(error, buffer)),
         };
         // httparse fills all three where it says Complete.
@@ -463,8 +463,8 @@ fn method_of(token: &[u8]) -> Method {
     }
 }
 
-fn too_large(buffer: &[u8]) -> Refusal {
-    match memchr::memchr(b'\n', buffer) {
+fn too_large(request: &[u8], bounds: &Bounds) -> Refusal {
+    match memchr::memchr(b'\n', &request[..request.len().min(bounds.head_max)]) {
         Some(_) => Refusal::HeadTooLarge,
         None => Refusal::TargetTooLong,
     }

@@ -1,9 +1,12 @@
 //! What the tests are made of: real gateways as processes, scripted origins, raw clients, real Redis servers.
 
 pub mod client;
+pub mod fields;
 pub mod gateway;
+pub mod lua;
 pub mod origin;
 pub mod redis;
+pub mod store;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

@@ -1,13 +1,18 @@
 //! Real Redis servers, one for each test that needs one.
 
-use super::{Folder, free_port, signal, until};
+use super::{Folder, signal, until};
 use rustix::process::Signal;
+use socket2::{Domain, Socket, Type};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 
 /// A running redis-server; killed when dropped.
 pub struct Redis {
     child: Option<Child>,
     pub port: u16,
+    /// Bound and never listening: so the kernel gives the port to nobody else, also while the server is down, and the
+    /// server may still listen on it.
+    _port: Socket,
     arguments: Vec<String>,
     folder: Folder,
 }
@@ -20,9 +25,11 @@ impl Redis {
 
     /// As `start`, with further command line arguments.
     pub fn start_with(arguments: &[&str]) -> Redis {
+        let held = hold_port();
         let mut redis = Redis {
             child: None,
-            port: free_port(),
+            port: held.local_addr().unwrap().as_socket().unwrap().port(),
+            _port: held,
             arguments: arguments.iter().map(ToString::to_string).collect(),
             folder: Folder::new(),
         };
@@ -42,8 +49,11 @@ impl Redis {
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server is not installed; ./tests/run installs it (Debian: apt-get install redis-server)");
-        self.child = Some(child);
-        until("redis-server takes connections", || std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok());
+        let child = self.child.insert(child);
+        until("redis-server takes connections", || {
+            assert!(child.try_wait().unwrap().is_none(), "redis-server {:?} has ended at once", self.arguments);
+            std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+        });
     }
 
     pub fn socket(&self) -> String {
@@ -91,4 +101,11 @@ impl Drop for Redis {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+fn hold_port() -> Socket {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    socket
 }
