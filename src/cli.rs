@@ -156,7 +156,7 @@ fn tool(error: ToolError) -> Failed {
 fn run(command: Command) -> Result<(), Failed> {
     match command {
         Command::Run(file) => {
-            log::init();
+            let _log = log::init();
             let config = load(&file.config)?;
             for warning in config.warnings() {
                 tracing::warn!("{warning}");
@@ -165,7 +165,7 @@ fn run(command: Command) -> Result<(), Failed> {
             running.wait().map_err(at_run_time)
         }
         Command::Demo { listen, admin, backends } => {
-            log::init();
+            let _log = log::init();
             demo::run(listen, &admin, usize::from(backends)).map_err(at_run_time)
         }
         Command::Check { file, print } => check(&file.config, print),
@@ -177,7 +177,7 @@ fn run(command: Command) -> Result<(), Failed> {
             Ok(())
         }
         Command::Backend { listen } => {
-            log::init();
+            let _log = log::init();
             backend::run(backend::Options { listen, name: None }).map_err(at_run_time)
         }
         Command::Burst { url, requests, concurrency, headers } => {

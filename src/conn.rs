@@ -3,18 +3,24 @@
 //! Shell. Deadlines cost no timer: each worker scans its connections a few times a second and shuts down what is late,
 //! which ends the pending operation. A direction whose wait has ended so is never used again. A read in flight is never
 //! dropped on a connection that lives on: io_uring may already have taken bytes for it.
-#![allow(clippy::disallowed_types, reason = "shell: owns the sockets of clients and backends")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "shell: owns the sockets of clients and backends"
+)]
 
 use crate::time::Micros;
 use monoio::buf::{IoBuf, IoBufMut};
 use monoio::io::{AsyncReadRent, AsyncWriteRent, OwnedReadHalf, OwnedWriteHalf, Splitable};
 use monoio::net::TcpStream;
-use rustix::net::Shutdown;
+use rustix::net::{RecvFlags, Shutdown};
 use slab::Slab;
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
 use std::mem::take;
 use std::os::fd::{AsRawFd, RawFd};
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -97,10 +103,10 @@ impl Deadlines {
         }
     }
 
-    /// Ends the waits of all connections on which nothing is going on.
+    /// Ends the waits of all connections on which nothing is going on, and nothing has arrived.
     pub fn end_idle(&self) {
         for (_, entry) in self.entries.borrow_mut().iter_mut() {
-            if entry.idle {
+            if entry.idle && has_nothing(entry.fd) {
                 entry.read = Due::Passed;
                 shut(entry.fd, Shutdown::Read);
             }
@@ -113,22 +119,62 @@ impl Deadlines {
     }
 }
 
+/// The socket of an entry.
 #[allow(unsafe_code)]
-fn shut(fd: RawFd, how: Shutdown) {
-    // SAFETY: an entry is removed (Registration::drop) before its socket is closed, so `fd` is open and ours. Holding
-    // duplicates instead would double the descriptors; a timer for each wait measures 2 % of a request's CPU time.
-    let socket = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
-    // A socket that is not connected any more has no wait to end.
-    let _ = rustix::net::shutdown(socket, how);
+fn socket<'e>(fd: RawFd) -> std::os::fd::BorrowedFd<'e> {
+    // SAFETY: every `fd` here is that of an entry, and an entry is removed (Registration::drop) before its socket is
+    // closed, so it is open and ours. Holding duplicates instead would double the descriptors; a timer for each wait
+    // measures 2 % of a request's CPU time.
+    unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) }
 }
+
+fn shut(fd: RawFd, how: Shutdown) {
+    // A socket that is not connected any more has no wait to end.
+    let _ = rustix::net::shutdown(socket(fd), how);
+}
+
+/// Whether the peer has neither sent anything nor closed.
+fn has_nothing(fd: RawFd) -> bool {
+    let mut byte = [0u8; 1];
+    let peeked = rustix::net::recv(socket(fd), &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+    matches!(peeked, Err(rustix::io::Errno::AGAIN))
+}
+
+/// Operations in a row that one connection may end without waiting; then it lets the others have a turn. Only epoll has
+/// such operations: one of io_uring always waits for its completion.
+const EAGER_MAX: u32 = 64;
+
+/// The shortest wait of the runtime's timer; a task that only yields would be next again.
+const EAGER_PAUSE: Duration = Duration::from_millis(1);
 
 /// A connection's entry among the deadlines; its last owner removes it.
 struct Registration {
     deadlines: Rc<Deadlines>,
     key: usize,
+    /// Operations that have ended without waiting since the last that waited.
+    eager: Cell<u32>,
 }
 
 impl Registration {
+    /// Runs an operation to its end. The last of [`EAGER_MAX`] that did not wait is followed by a pause: a client that
+    /// pipelines without end would keep the worker to itself, since only waiting lets another task run.
+    async fn fairly<T>(&self, operation: impl Future<Output = T>) -> T {
+        let mut operation = pin!(operation);
+        let mut waited = false;
+        let done = poll_fn(|context| {
+            let polled = operation.as_mut().poll(context);
+            waited |= polled.is_pending();
+            polled
+        })
+        .await;
+        self.eager.set(if waited { 0 } else { self.eager.get() + 1 });
+        if self.eager.get() >= EAGER_MAX {
+            self.eager.set(0);
+            monoio::time::sleep(EAGER_PAUSE).await;
+        }
+        done
+    }
+
     fn set(&self, change: impl FnOnce(&mut Entry)) {
         if let Some(entry) = self.deadlines.entries.borrow_mut().get_mut(self.key) {
             change(entry);
@@ -194,8 +240,11 @@ impl Conn {
     /// Takes over a connected socket.
     pub fn new(stream: TcpStream, deadlines: &Rc<Deadlines>) -> Conn {
         let entry = Entry { fd: stream.as_raw_fd(), read: Due::Never, write: Due::Never, idle: false };
-        let registration =
-            Rc::new(Registration { deadlines: deadlines.clone(), key: deadlines.entries.borrow_mut().insert(entry) });
+        let registration = Rc::new(Registration {
+            deadlines: deadlines.clone(),
+            key: deadlines.entries.borrow_mut().insert(entry),
+            eager: Cell::new(0),
+        });
         let (read, write) = stream.into_split();
         Conn {
             reader: Reader {
@@ -209,21 +258,20 @@ impl Conn {
         }
     }
 
+    /// Ends the connection with a reset, so that a message which only the close would end cannot look complete.
+    pub fn abort(&self) {
+        self.reader.registration.set(|entry| {
+            // A connection that is gone already needs no reset.
+            let _ = rustix::net::connect_unspec(socket(entry.fd));
+        });
+    }
+
     /// Whether the peer has neither closed nor sent anything: asked of a connection that nothing is due on.
     pub fn is_quiet(&self) -> bool {
-        self.reader.data().is_empty() && peek_is_empty(self.reader.registration.clone())
+        let registration = &self.reader.registration;
+        let entries = registration.deadlines.entries.borrow();
+        self.reader.data().is_empty() && entries.get(registration.key).is_some_and(|entry| has_nothing(entry.fd))
     }
-}
-
-#[allow(unsafe_code)]
-fn peek_is_empty(registration: Rc<Registration>) -> bool {
-    let entries = registration.deadlines.entries.borrow();
-    let Some(entry) = entries.get(registration.key) else { return false };
-    // SAFETY: as in `shut`: the entry exists, so the socket is open.
-    let socket = unsafe { std::os::fd::BorrowedFd::borrow_raw(entry.fd) };
-    let mut byte = [0u8; 1];
-    let flags = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
-    matches!(rustix::net::recv(socket, &mut byte[..], flags), Err(rustix::io::Errno::AGAIN))
 }
 
 impl Reader {
@@ -299,7 +347,8 @@ impl Reader {
             self.buffer.reserve_exact(wanted.saturating_sub(length).max(1));
         }
         let room = self.buffer.capacity();
-        let (read, slice) = self.half.read(take(&mut self.buffer).slice_mut(length..room)).await;
+        let reading = self.half.read(take(&mut self.buffer).slice_mut(length..room));
+        let (read, slice) = self.registration.fairly(reading).await;
         self.buffer = slice.into_inner();
         self.was_full = self.buffer.len() == room;
         match read {
@@ -342,7 +391,7 @@ impl Writer {
                     entry.write = due;
                 }
             });
-            let (written, slice) = self.half.write(take(out).slice(sent..)).await;
+            let (written, slice) = self.registration.fairly(self.half.write(take(out).slice(sent..))).await;
             *out = slice.into_inner();
             match written {
                 Ok(0) => result = Err(End::Closed),

@@ -21,7 +21,7 @@ use monoio::{LegacyDriver, RuntimeBuilder};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -73,6 +73,9 @@ pub struct Running {
     admin_state: Admin,
     signals: Arc<Signals>,
     workers: Vec<thread::JoinHandle<()>>,
+    /// Where control learns of signals and of workers that failed.
+    woken: std::os::unix::net::UnixStream,
+    wake: std::os::unix::net::UnixStream,
     drain: Duration,
 }
 
@@ -109,6 +112,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     // A worker for each processor stays on it; fewer workers (a CPU quota) are left to the scheduler, or all replicas
     // of a machine would meet on its first processor.
     let pinned = workers >= processors.len();
+    let (woken, wake) = std::os::unix::net::UnixStream::pair()?;
     let mut threads = Vec::new();
     for (number, listeners) in listeners.into_iter().enumerate() {
         let plan = Plan {
@@ -124,11 +128,14 @@ pub fn start(config: Config) -> Result<Running, StartError> {
             cap: cap.clone(),
             signals: signals.clone(),
         };
+        let (failed, mut wake) = (signals.clone(), wake.try_clone()?);
         let body = move || {
             if let Err(error) = worker::run(plan) {
                 // Half a gateway would serve half the clients and look alive; its supervisor can start a whole one.
                 tracing::error!(worker = number, %error, "a worker cannot run; stopping");
-                std::process::exit(1);
+                failed.failed.store(true, Ordering::Release);
+                // Control reads this as it reads a signal. Where it has gone, so has the process.
+                let _ = wake.write_all(&[0]);
             }
         };
         threads.push(thread::Builder::new().name(format!("worker-{number}")).spawn(body)?);
@@ -144,9 +151,11 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         listening,
         admin,
         admin_listener,
-        admin_state: Admin { registry, signals: signals.clone(), memory, io: driver.name() },
+        admin_state: Admin { registry, signals: signals.clone(), memory, workers, io: driver.name() },
         signals,
         workers: threads,
+        woken,
+        wake,
         drain: config.server.drain,
     })
 }
@@ -217,19 +226,21 @@ fn refresh(target: &Target) {
 impl Running {
     /// Serves the admin port until SIGTERM or SIGINT, then lets the workers finish; a second signal ends at once.
     pub fn wait(self) -> io::Result<()> {
-        let (receiver, sender) = std::os::unix::net::UnixStream::pair()?;
-        pipe::register(SIGTERM, sender.try_clone()?)?;
-        pipe::register(SIGINT, sender)?;
-        receiver.set_nonblocking(true)?;
+        pipe::register(SIGTERM, self.wake.try_clone()?)?;
+        pipe::register(SIGINT, self.wake)?;
+        self.woken.set_nonblocking(true)?;
         let mut runtime = RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?;
         runtime.block_on(async {
             if let Some(listener) = self.admin_listener {
                 listener.set_nonblocking(true)?;
                 monoio::spawn(serve(listener, self.admin_state));
             }
-            let mut receiver = UnixStream::from_std(receiver)?;
+            let mut receiver = UnixStream::from_std(self.woken)?;
             let (received, _) = receiver.read(vec![0; 16]).await;
             received?;
+            if self.signals.failed.load(Ordering::Acquire) {
+                return Err(io::Error::other("a worker could not run"));
+            }
             tracing::info!(drain = ?self.drain, "stopping: no new connections, finishing what runs");
             self.signals.draining.store(true, Ordering::Release);
             monoio::select! {

@@ -84,8 +84,8 @@ fn request_text(question: &Question) -> Result<String, BadQuestion> {
 
 fn describe(config: &Config, rules: &Rules, head: &RequestHead, buffer: &[u8], question: &Question, out: &mut String) {
     let mut caller = Caller::default();
-    if rules.identity.of(head, buffer, question.ip, &mut caller).is_err() {
-        push_failure(out, &Failure::UnknownKey);
+    if let Err(reason) = rules.identity.of(head, buffer, question.ip, &mut caller) {
+        push_failure(out, &reason.into());
         return;
     }
     let mut endpoint = Vec::new();

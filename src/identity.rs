@@ -99,9 +99,14 @@ struct Known {
     plan: Option<PlanId>,
 }
 
-/// An API key that no consumer owns, where such keys are rejected.
+/// Why nobody can be said to have sent a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UnknownKey;
+pub enum NoCaller {
+    /// An API key that no consumer owns, where such keys are rejected.
+    UnknownKey,
+    /// The field that names the user stands there more than once: the backend might believe another one than we do.
+    Repeated,
+}
 
 /// Who sent a request. One is used for many requests, so that it allocates once.
 #[derive(Clone, Debug)]
@@ -151,7 +156,7 @@ impl Identity {
     }
 
     /// Finds out who sent the request that `head` describes over a connection from `peer`.
-    pub fn of(&self, head: &RequestHead, buffer: &[u8], peer: IpAddr, caller: &mut Caller) -> Result<(), UnknownKey> {
+    pub fn of(&self, head: &RequestHead, buffer: &[u8], peer: IpAddr, caller: &mut Caller) -> Result<(), NoCaller> {
         let peer = peer.to_canonical();
         caller.via_trusted = self.trusts(peer);
         let ip = match caller.via_trusted {
@@ -199,18 +204,18 @@ impl Identity {
         head: &RequestHead,
         buffer: &[u8],
         caller: &mut Caller,
-    ) -> Result<bool, UnknownKey> {
+    ) -> Result<bool, NoCaller> {
         match source {
             Source::Ip => {
                 caller.user.extend_from_slice(&caller.ip_text);
                 Ok(true)
             }
-            Source::ApiKey => match present(head.field(buffer, &self.settings.api_key_header)) {
+            Source::ApiKey => match present(only(head, buffer, &self.settings.api_key_header)?) {
                 Some(key) => self.take_api_key(key, caller),
                 None => Ok(false),
             },
             Source::Header(name) => {
-                let value = present(head.field(buffer, name));
+                let value = present(only(head, buffer, name)?);
                 Ok(value.is_some_and(|value| push_secret(&mut caller.user, name, value)))
             }
             Source::Cookie(name) => {
@@ -220,7 +225,7 @@ impl Identity {
         }
     }
 
-    fn take_api_key(&self, key: &[u8], caller: &mut Caller) -> Result<bool, UnknownKey> {
+    fn take_api_key(&self, key: &[u8], caller: &mut Caller) -> Result<bool, NoCaller> {
         let digest: [u8; 32] = Sha256::digest(key).into();
         if let Some(known) = self.known.get(&digest) {
             caller.user.extend_from_slice(&known.user);
@@ -234,8 +239,17 @@ impl Identity {
                 Ok(true)
             }
             UnknownApiKeys::Ip => Ok(false),
-            UnknownApiKeys::Reject => Err(UnknownKey),
+            UnknownApiKeys::Reject => Err(NoCaller::UnknownKey),
         }
+    }
+}
+
+/// The value of a field that may stand there once only.
+fn only<'b>(head: &RequestHead, buffer: &'b [u8], name: &str) -> Result<Option<&'b [u8]>, NoCaller> {
+    let mut values = head.fields.iter().filter(|field| field.name.of(buffer).eq_ignore_ascii_case(name.as_bytes()));
+    match (values.next(), values.next()) {
+        (_, Some(_)) => Err(NoCaller::Repeated),
+        (first, None) => Ok(first.map(|field| field.value.of(buffer))),
     }
 }
 

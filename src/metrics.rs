@@ -53,7 +53,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Counts one answered request: its route, the status it was answered with, and the time from its first byte to its end.
+    /// Counts one answered request: its route, the status it was answered with, and the time from the end of its head to the end of the answer.
     pub fn request(&self, route: Option<usize>, status: u16, took: Duration) {
         let Some((unrouted, named)) = self.routes.split_last() else {
             return;
@@ -219,7 +219,7 @@ impl Registry {
 pub struct Snapshot {
     /// Requests by route ([`NO_ROUTE`] last), each by [`STATUS_CLASSES`].
     pub requests: Vec<(String, [u64; 6])>,
-    /// From the first byte of a request to the end of its answer.
+    /// From the end of a request's head to the end of its answer.
     pub request_duration: Distribution,
     /// Decisions by limit, each by [`Outcome::ALL`].
     pub decisions: Vec<(String, [u64; 5])>,

@@ -7,7 +7,7 @@ use crate::conn::{Conn, End, INPUT_START};
 use crate::gateway::{Gateway, Rules, Scratch};
 use crate::http::forward::client_request_id;
 use crate::http::head::RequestHead;
-use crate::http::{Framing, Refusal};
+use crate::http::{Framing, Refusal, Version};
 use crate::identity;
 use crate::limit::policy::{Mode, Subject};
 use crate::limit::{Decision, StoreFault};
@@ -83,10 +83,6 @@ impl Peer {
 async fn await_request(client: &mut Conn, gateway: &Gateway) -> bool {
     if !client.reader.data().is_empty() {
         return true;
-    }
-    // A request that has arrived already is served, stop or not.
-    if gateway.draining.get() && client.is_quiet() {
-        return false;
     }
     client.reader.set_idle(true);
     client.reader.deadline(gateway.rules.timeouts.idle);
@@ -181,8 +177,7 @@ fn take_request_id(client: &Conn, scratch: &mut Scratch) {
 fn place(rules: &Rules, client: &Conn, peer: &Peer, scratch: &mut Scratch) -> Result<usize, Failure> {
     let Scratch { head, caller, endpoint, sheet, .. } = scratch;
     let buffer = client.reader.data();
-    let known = rules.identity.of(head, buffer, peer.ip, caller);
-    known.map_err(|_| Failure::UnknownKey)?;
+    rules.identity.of(head, buffer, peer.ip, caller)?;
     identity::endpoint(head.target.of(buffer), endpoint);
     let host = host_without_port(head.host.of(buffer));
     let route = rules.routes.longest(host, endpoint, head.method.of(buffer)).ok_or(Failure::NoRoute)?;
@@ -343,6 +338,10 @@ async fn forward(
         }
         Outcome::Cut(status) => {
             gateway.metrics.request(Some(route), status, gateway.clock.now().since(started));
+            if scratch.head.version == Version::Http10 {
+                // Its body may end with the connection: only a reset tells that this is not its end.
+                client.abort();
+            }
             Next::Close
         }
         Outcome::Failed(failure) => {

@@ -9,7 +9,7 @@ use crate::gateway::{Gateway, Scratch};
 use crate::http::body::{BadBody, Decoder};
 use crate::http::forward::{self, Delivery, Hop, LAST_CHUNK};
 use crate::http::head::ResponseHead;
-use crate::http::{BadResponse, Framing, Method, Refusal, Version};
+use crate::http::{BadResponse, Framing, Method, RESPONSE_BOUNDS, Refusal, Version};
 use crate::metrics::UpstreamError;
 use crate::reply::Failure;
 use crate::time::Micros;
@@ -138,12 +138,13 @@ fn response_error(failure: &Failure) -> Option<UpstreamError> {
     }
 }
 
-/// A kept connection where one may serve, else a new one.
+/// A kept connection where one may serve, else a new one. One on which bytes have arrived meanwhile is dropped: they
+/// would be taken for the answer to this request, and its own answer for the next client's.
 async fn open(attempts: &Attempts, gateway: &Gateway, upstream: &Upstream) -> Result<Lease, ConnectFault> {
     let now = gateway.deadlines.coarse_now();
     if attempts.may_reuse() {
         while let Some(lease) = upstream.reuse(attempts.backend(), now) {
-            if !attempts.must_be_quiet() || lease.conn.is_quiet() {
+            if lease.conn.is_quiet() {
                 return Ok(lease);
             }
         }
@@ -271,8 +272,14 @@ impl Flight<'_> {
             fields: &scratch.fields,
             keep_alive: &keep_alive,
         };
-        let mut sending =
-            pin!(self.send_body(&mut client.reader, &mut lease.conn.writer, upload, &mut scratch.out, response_timer,));
+        let mut sending = pin!(self.send_body(
+            &mut client.reader,
+            &mut lease.conn.writer,
+            upload,
+            &mut scratch.out,
+            response_timer,
+            &stage
+        ));
         let mut receiving =
             pin!(download.run(&mut lease.conn.reader, &mut client.writer, &mut scratch.response, &mut scratch.back));
         let mut uploaded: Option<Result<(), Uploading>> = None;
@@ -308,6 +315,7 @@ impl Flight<'_> {
         upload: &mut Upload,
         out: &mut Vec<u8>,
         response: Timer,
+        stage: &Cell<Stage>,
     ) -> Result<(), Uploading> {
         let client_timeouts = &self.gateway.rules.timeouts;
         while !upload.body.is_done() {
@@ -318,6 +326,8 @@ impl Flight<'_> {
                     End::Closed | End::Broken => Uploading::Client(Failure::Refused(CUT_SHORT)),
                 })?;
             }
+            // From here it is the backend that may be slow.
+            reader.no_deadline();
             out.clear();
             let sent = match upload.take_all(reader.data().len()) {
                 true => writer.send_from(reader, self.upstream.settings.response).await,
@@ -329,12 +339,16 @@ impl Flight<'_> {
             };
             if sent.is_err() {
                 // It may have answered before it stopped reading.
-                response.deadline(self.upstream.settings.response);
+                if !matches!(stage.get(), Stage::Begun(_)) {
+                    response.deadline(self.upstream.settings.response);
+                }
                 return Err(Uploading::Backend);
             }
         }
         reader.no_deadline();
-        response.deadline(self.upstream.settings.response);
+        if !matches!(stage.get(), Stage::Begun(_)) {
+            response.deadline(self.upstream.settings.response);
+        }
         Ok(())
     }
 
@@ -379,6 +393,7 @@ impl Download<'_> {
             return ended;
         }
         self.stage.set(Stage::Begun(head.status));
+        reader.no_deadline();
         let gateway = self.flight.gateway;
         gateway.metrics.upstream_took(gateway.clock.now().since(self.flight.asked));
         let framed = forward::delivered_framing(head.framing, self.version);
@@ -406,18 +421,17 @@ impl Download<'_> {
         head: &mut ResponseHead,
         out: &mut Vec<u8>,
     ) -> Result<(), Ended> {
-        let bounds = &self.flight.gateway.rules.bounds;
         for interims in 0..INTERIM_MAX {
             loop {
                 let parsed = match reader.data() {
                     [] => Ok(false),
-                    data => head.parse(data, bounds, self.asked),
+                    data => head.parse(data, &RESPONSE_BOUNDS, self.asked),
                 };
                 if parsed.map_err(|bad| Ended::failed(Failure::BadResponse(bad)))? {
                     break;
                 }
                 let silent = interims == 0 && reader.data().is_empty();
-                reader.fill(bounds.head_max.max(PIECE_MAX)).await.map_err(|end| match end {
+                reader.fill(RESPONSE_BOUNDS.head_max).await.map_err(|end| match end {
                     End::TimedOut => Ended::failed(Failure::ResponseTimeout),
                     End::Closed | End::Broken => Ended::Failed { failure: Failure::BrokenOff, silent },
                 })?;
@@ -486,7 +500,10 @@ impl Download<'_> {
     /// Receives more of the body; true where the close was its proper end.
     async fn is_over(&self, reader: &mut Reader, body: &Decoder) -> Result<bool, ()> {
         reader.deadline(self.flight.upstream.settings.response);
-        match reader.fill(PIECE_MAX).await {
+        let received = reader.fill(PIECE_MAX).await;
+        // From here it is the client that may be slow.
+        reader.no_deadline();
+        match received {
             Ok(_) => Ok(false),
             Err(End::Closed) if body.ends_at_close() => Ok(true),
             Err(_) => Err(()),

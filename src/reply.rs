@@ -5,6 +5,7 @@
 
 use crate::http::forward::connection;
 use crate::http::{BadResponse, Method, Refusal, Version};
+use crate::identity::NoCaller;
 use crate::limit::StoreFault;
 use crate::limit::policy::{Mode, Policy, Sheet};
 use std::fmt::Write;
@@ -34,6 +35,15 @@ pub enum Failure {
     StoreClosed(StoreFault),
     /// 503: too many connections.
     Overloaded,
+}
+
+impl From<NoCaller> for Failure {
+    fn from(reason: NoCaller) -> Failure {
+        match reason {
+            NoCaller::UnknownKey => Failure::UnknownKey,
+            NoCaller::Repeated => Failure::Refused(Refusal::Bad("the field that names the user stands there twice")),
+        }
+    }
 }
 
 /// Seconds after which a client may try again when the store or the gateway was not able to serve it.

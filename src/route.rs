@@ -39,6 +39,14 @@ impl HostPattern {
         Some(if lower.starts_with("*.") { HostPattern::Suffix(format!(".{name}")) } else { HostPattern::Exact(lower) })
     }
 
+    /// A host that it accepts.
+    fn example(&self) -> String {
+        match self {
+            HostPattern::Exact(name) => name.clone(),
+            HostPattern::Suffix(tail) => format!("x{tail}"),
+        }
+    }
+
     fn accepts(&self, host: &[u8]) -> bool {
         match self {
             HostPattern::Exact(name) => host.eq_ignore_ascii_case(name.as_bytes()),
@@ -134,9 +142,25 @@ impl PathTree {
         });
     }
 
-    /// The most rules that stand on one way from the root to a node: no request can fall under more.
+    /// The most rules that one request can fall under. A request has one host and one method, so those of the rules
+    /// are tried, and one of each that no rule names.
     pub fn most_on_one_path(&self) -> usize {
-        let mut sums: Vec<usize> = self.nodes.iter().map(|node| node.rules.len()).collect();
+        let rules = || self.nodes.iter().flat_map(|node| &node.rules).map(|(rule, _)| rule);
+        let mut hosts: Vec<String> = rules().filter_map(|rule| rule.host.as_ref()).map(HostPattern::example).collect();
+        let mut methods: Vec<&str> = rules().flat_map(|rule| &rule.methods).map(String::as_str).collect();
+        hosts.push(String::new());
+        methods.push("");
+        hosts.sort();
+        hosts.dedup();
+        methods.sort_unstable();
+        methods.dedup();
+        let each = |host: &String| methods.iter().map(|method| self.most_for(host.as_bytes(), method.as_bytes())).max();
+        hosts.iter().filter_map(each).max().unwrap_or(0)
+    }
+
+    fn most_for(&self, host: &[u8], method: &[u8]) -> usize {
+        let accepted = |node: &Node| node.rules.iter().filter(|(rule, _)| rule.accepts(host, method)).count();
+        let mut sums: Vec<usize> = self.nodes.iter().map(accepted).collect();
         // A child is always made after its parent, so one pass in order is enough.
         for parent in 0..self.nodes.len() {
             for &child in self.nodes[parent].children.values() {

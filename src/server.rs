@@ -82,7 +82,7 @@ pub async fn accept(
     if rest.set_nonblocking(true).is_ok() {
         for _ in 0..BACKLOG_MAX {
             let Ok((stream, peer)) = rest.accept() else { break };
-            let nonblocking = stream.set_nonblocking(true);
+            let nonblocking = stream.set_nonblocking(monoio::utils::is_legacy());
             if let (Ok(()), Ok(stream)) = (nonblocking, TcpStream::from_std(stream)) {
                 welcome(stream, peer, &gateway, &cap, &shedding);
             }

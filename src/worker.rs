@@ -125,7 +125,10 @@ fn why_no_ring(error: &io::Error) -> String {
 impl Setup {
     fn builder(&self) -> io_uring::Builder {
         let mut builder = io_uring::IoUring::builder();
-        builder.setup_clamp().setup_cqsize(COMPLETIONS);
+        builder.setup_clamp();
+        if self.entries > RING_ENTRIES_MIN {
+            builder.setup_cqsize(COMPLETIONS);
+        }
         match self.tasks {
             TaskRun::Deferred => builder.setup_single_issuer().setup_defer_taskrun().setup_submit_all(),
             TaskRun::Cooperative => builder.setup_coop_taskrun().setup_submit_all(),
@@ -140,8 +143,12 @@ impl Setup {
 pub struct Signals {
     /// Set once: finish what runs and stop.
     pub draining: AtomicBool,
+    /// Workers that accept clients.
+    pub serving: AtomicUsize,
     /// Workers that have nothing left to do.
     pub finished: AtomicUsize,
+    /// A worker could not run.
+    pub failed: AtomicBool,
 }
 
 /// What a worker is started with.
@@ -212,6 +219,11 @@ pub fn processors() -> Vec<usize> {
 
 /// Opens `workers` listeners on one address. Port 0 becomes the same free port for all.
 pub fn listen(address: SocketAddr, workers: usize) -> io::Result<Vec<std::net::TcpListener>> {
+    // SO_REUSEPORT would let a second gateway take half of the clients in silence. Without it, this fails.
+    let alone = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    alone.set_reuse_address(true)?;
+    alone.bind(&address.into())?;
+    drop(alone);
     let mut address = address;
     let mut listeners = Vec::new();
     for _ in 0..workers {
@@ -256,7 +268,7 @@ pub fn run(plan: Plan) -> io::Result<()> {
                 }
                 Err(error) => {
                     tracing::warn!(worker = plan.number, "{}; this worker uses epoll", why_no_ring(&error));
-                    run_on_epoll(plan)
+                    run_on_epoll(Plan { driver: Driver::Epoll, ..plan })
                 }
             }
         }
@@ -281,6 +293,10 @@ async fn work(plan: Plan) -> io::Result<()> {
     *gateway.date.borrow_mut() = httpdate::fmt_http_date(SystemTime::now());
     let clock = gateway.clock.clone();
     monoio::spawn(async move { clock.forget_each_turn().await });
+    if let Limiter::Redis(client) = &gateway.limiter {
+        // The kernel has clients waiting already: without a connection each would pass uncounted.
+        client.opened().await;
+    }
     let canceller = Canceller::new();
     let accepting = Rc::new(Cell::new(plan.listeners.len()));
     for listener in plan.listeners {
@@ -295,6 +311,7 @@ async fn work(plan: Plan) -> io::Result<()> {
             accepting.set(accepting.get() - 1);
         });
     }
+    plan.signals.serving.fetch_add(1, Ordering::Release);
     scan(&gateway, &plan.signals, canceller, &accepting, plan.config.server.drain).await;
     Ok(())
 }

@@ -36,6 +36,8 @@ pub struct Admin {
     pub signals: Arc<Signals>,
     /// The store in this process.
     pub memory: Arc<memory::Store>,
+    /// How many workers there are.
+    pub workers: usize,
     /// What the workers run on.
     pub io: &'static str,
 }
@@ -110,6 +112,9 @@ fn answer(admin: &Admin, path: &[u8], head: &RequestHead) -> Vec<u8> {
         (Method::Get | Method::Head, b"/healthz") => ("200 OK", TEXT, "alive\n".to_string()),
         (Method::Get | Method::Head, b"/readyz") if draining => {
             ("503 Service Unavailable", TEXT, "draining\n".to_string())
+        }
+        (Method::Get | Method::Head, b"/readyz") if admin.signals.serving.load(Ordering::Acquire) < admin.workers => {
+            ("503 Service Unavailable", TEXT, "starting\n".to_string())
         }
         (Method::Get | Method::Head, b"/readyz") => ("200 OK", TEXT, "ready\n".to_string()),
         (Method::Get | Method::Head, b"/metrics") => {

@@ -102,7 +102,8 @@ pub(super) fn check_together(
     let identity = Identity::new(identity.clone());
     let build = |count: usize| Policy::new(&limits[..count], identity.plans(), key_prefix);
     let Err(reason) = build(limits.len()) else { return Ok(()) };
-    let first_bad = (1..=limits.len()).find(|&count| build(count).is_err()).unwrap_or(limits.len());
+    let counts: Vec<usize> = (1..=limits.len()).collect();
+    let first_bad = counts.partition_point(|&count| build(count).is_ok()) + 1;
     let fix = match reason {
         BadPolicy::TooMany(_) => "remove some, or narrow what they match",
         BadPolicy::Shape { .. } => "change its rate or burst",

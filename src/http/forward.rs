@@ -49,16 +49,17 @@ pub fn request(out: &mut Vec<u8>, buffer: &[u8], head: &RequestHead, hop: &Hop<'
         | FieldName::Connection
         | FieldName::HopByHop
         | FieldName::TransferEncoding
+        | FieldName::ContentLength
         | FieldName::ForwardedFor
         | FieldName::RequestId => false,
-        FieldName::ForwardedProto | FieldName::ForwardedHost => hop.trusted,
-        FieldName::ContentLength => true,
+        FieldName::ForwardedProto | FieldName::ForwardedHost | FieldName::ClientClaim => hop.trusted,
         FieldName::Expect => head.expects_continue,
         FieldName::RateLimit | FieldName::Other => !nominated.names(buffer, field),
     });
     if head.framing == Framing::Chunked {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
+    content_length(out, head.length);
     forwarded(out, buffer, head, hop);
     out.extend_from_slice(match head.version {
         Version::Http11 => VIA,
@@ -124,8 +125,7 @@ pub fn response(out: &mut Vec<u8>, buffer: &[u8], head: &ResponseHead, to: &Deli
     let nominated = Nominated::of(buffer, &head.fields);
     let limited = !to.extra.is_empty();
     copy_lines(out, buffer, &head.fields, |field| match field.known {
-        FieldName::Connection | FieldName::HopByHop | FieldName::TransferEncoding => false,
-        FieldName::ContentLength => head.status >= 200 && head.status != 204,
+        FieldName::Connection | FieldName::HopByHop | FieldName::TransferEncoding | FieldName::ContentLength => false,
         FieldName::RateLimit => !limited,
         _ => !nominated.names(buffer, field),
     });
@@ -133,6 +133,9 @@ pub fn response(out: &mut Vec<u8>, buffer: &[u8], head: &ResponseHead, to: &Deli
         let framing = delivered_framing(head.framing, to.version);
         if framing == Framing::Chunked {
             out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+        }
+        if head.status != 204 {
+            content_length(out, head.length);
         }
         out.extend_from_slice(to.extra);
         connection(out, to.version, to.keep_alive && framing != Framing::UntilClose);
@@ -166,6 +169,13 @@ pub fn chunk(out: &mut Vec<u8>, data: &[u8]) {
 
 /// The end of a chunked body.
 pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// Appends the length that was decided on, not the digits that were sent.
+fn content_length(out: &mut Vec<u8>, length: Option<u64>) {
+    if let Some(length) = length {
+        line(out, "Content-Length", &[itoa::Buffer::new().format(length).as_bytes()]);
+    }
+}
 
 fn line(out: &mut Vec<u8>, name: &str, value: &[&[u8]]) {
     out.extend_from_slice(name.as_bytes());

@@ -30,6 +30,8 @@ pub enum FieldName {
     ForwardedHost,
     /// `X-Request-Id`
     RequestId,
+    /// `Forwarded` and `X-Real-IP`: the client's address as only a trusted proxy may tell it.
+    ClientClaim,
     /// `RateLimit` and `RateLimit-Policy`: ours alone on a limited response.
     RateLimit,
     /// Any other.
@@ -44,6 +46,7 @@ impl FieldName {
             4 if is("host") => FieldName::Host,
             6 if is("expect") => FieldName::Expect,
             7 if is("trailer") || is("upgrade") => FieldName::HopByHop,
+            9 if is("forwarded") || is("x-real-ip") => FieldName::ClientClaim,
             9 if is("ratelimit") => FieldName::RateLimit,
             10 if is("connection") => FieldName::Connection,
             10 if is("keep-alive") => FieldName::HopByHop,
@@ -90,6 +93,8 @@ pub struct RequestHead {
     pub fields: Vec<Field>,
     /// Where the body ends.
     pub framing: Framing,
+    /// The number in Content-Length.
+    pub length: Option<u64>,
     /// Whether the client wants the connection kept (RFC 9112 section 9.3).
     pub keep_alive: bool,
     /// `Expect: 100-continue` in HTTP/1.1.
@@ -109,6 +114,8 @@ pub struct ResponseHead {
     pub fields: Vec<Field>,
     /// Where the body ends, for the request that this answers.
     pub framing: Framing,
+    /// The number in Content-Length; without a body it tells what one would have (RFC 9110 section 8.6).
+    pub length: Option<u64>,
     /// Whether the backend keeps the connection.
     pub keep_alive: bool,
     /// Bytes of the head, the empty line included.
@@ -155,6 +162,7 @@ impl RequestHead {
             return Err(Refusal::Expectation);
         }
         self.framing = request_framing(&fields, self.version)?;
+        self.length = fields.length;
         self.keep_alive = fields.keeps_alive(self.version);
         self.expects_continue = fields.expects_continue && self.version == Version::Http11;
         self.place(buffer, target, &fields)?;
@@ -254,6 +262,7 @@ impl ResponseHead {
         let fields =
             FieldFacts::gather(buffer, &self.fields).map_err(|_| BadResponse("response framing is ambiguous"))?;
         self.framing = response_framing(&fields, code, asked, version_of(version))?;
+        self.length = fields.length;
         self.keep_alive = fields.keeps_alive(version_of(version)) && self.framing != Framing::UntilClose;
         Ok(true)
     }

@@ -24,6 +24,9 @@ pub struct Bounds {
     pub body_max: Option<u64>,
 }
 
+/// How large a backend's response head may be.
+pub const RESPONSE_BOUNDS: Bounds = Bounds { head_max: 64 * 1024, fields_max: FIELDS_MAX, body_max: None };
+
 /// Why a request is not served: the client is to blame for all of these.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum Refusal {

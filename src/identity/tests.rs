@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 const BOUNDS: Bounds = Bounds { head_max: 16 * 1024, fields_max: 100, body_max: None };
 
-fn caller(settings: Settings, peer: &str, fields: &str) -> Result<Caller, UnknownKey> {
+fn caller(settings: Settings, peer: &str, fields: &str) -> Result<Caller, NoCaller> {
     let text = format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
     let mut head = RequestHead::default();
     assert!(head.parse(text.as_bytes(), &BOUNDS).unwrap());
@@ -129,8 +129,14 @@ fn consumers_and_unknown_keys() {
         format!("key:{}", &format!("{:x}", Sha256::digest("k2"))[..32])
     );
     assert_eq!(user(settings(UnknownApiKeys::Ip), "1.2.3.4", other), "ip:1.2.3.4");
-    assert_eq!(caller(settings(UnknownApiKeys::Reject), "1.2.3.4", other).unwrap_err(), UnknownKey);
+    assert_eq!(caller(settings(UnknownApiKeys::Reject), "1.2.3.4", other).unwrap_err(), NoCaller::UnknownKey);
     assert_eq!(user(settings(UnknownApiKeys::Reject), "1.2.3.4", ""), "ip:1.2.3.4");
+}
+
+#[test]
+fn a_user_named_twice_is_nobody() {
+    let twice = "X-API-Key: k1\r\nx-api-key: k2\r\n";
+    assert_eq!(caller(Settings::default(), "1.2.3.4", twice).unwrap_err(), NoCaller::Repeated);
 }
 
 #[test]

@@ -100,7 +100,6 @@ pub struct Rule {
     /// Tokens that a request takes.
     pub cost: u64,
     by: Vec<By>,
-    key_tail: Vec<u8>,
     count_preflight: bool,
     tier: Tier,
     plans: Vec<(PlanId, Tier)>,
@@ -115,6 +114,8 @@ pub struct Tier {
     pub shape: Shape,
     /// The script's arguments, encoded.
     pub(super) arguments: Vec<u8>,
+    /// `:name`, and the plan where callers of several plans would meet in one bucket.
+    key_tail: Vec<u8>,
     /// `"name";q=10;w=2`, a member of RateLimit-Policy.
     pub policy_member: Vec<u8>,
 }
@@ -209,7 +210,9 @@ impl Policy {
             sheet.applied.retain(|applied| self.rules[applied.rule].count_preflight);
         }
         for applied in &sheet.applied {
-            self.rules[applied.rule].push_key(&self.prefix, subject, &mut sheet.keys);
+            let rule = &self.rules[applied.rule];
+            rule.push_key(&self.prefix, subject, &mut sheet.keys);
+            sheet.keys.extend_from_slice(&self.tier(applied).key_tail);
             sheet.ends.push(sheet.keys.len());
         }
     }
@@ -223,30 +226,27 @@ fn is_preflight(subject: &Subject<'_>) -> bool {
 
 impl Rule {
     fn new(limit: &Limit, plans: &[String]) -> Result<Rule, BadPolicy> {
-        let tier = |quota: Quota| {
+        let tier = |quota: Quota, plan: Option<&str>| {
             let shape = Shape::new(quota.rate, quota.burst, limit.cost);
             shape
-                .map(|shape| Tier::new(limit, quota, shape))
+                .map(|shape| Tier::new(limit, quota, shape, plan))
                 .map_err(|reason| BadPolicy::Shape { name: limit.name.clone(), reason })
         };
         let mut own = Vec::new();
         for (name, quota) in &limit.plans {
-            let prepared = tier(*quota)?;
+            let prepared = tier(*quota, Some(name))?;
             // A plan that no consumer has is checked, and never looked up.
             if let Ok(id) = plans.binary_search(name) {
                 own.push((PlanId(id), prepared));
             }
         }
-        let mut key_tail = vec![b':'];
-        push_part(&mut key_tail, limit.name.as_bytes());
         Ok(Rule {
             name: limit.name.clone(),
             mode: limit.mode,
             cost: limit.cost,
             by: limit.by.clone(),
-            key_tail,
             count_preflight: limit.count_preflight,
-            tier: tier(limit.quota)?,
+            tier: tier(limit.quota, None)?,
             plans: own,
         })
     }
@@ -255,8 +255,9 @@ impl Rule {
         self.plans.iter().position(|(id, _)| *id == plan)
     }
 
-    /// `<prefix>:{<who>}:<what>:<limit>`. The braces are the cluster's hash tag: all buckets of a user share a slot.
-    /// Several parts on one side are joined by a colon, which no part can hold unescaped.
+    /// `<prefix>:{<who>}:<what>`, to which the tier adds `:<limit>`. The braces are the cluster's hash tag: all buckets of
+    /// a user share a slot. Several parts on one side are joined by a colon; those that a stranger can choose hold none
+    /// unescaped, so no two different lists of parts give one key.
     fn push_key(&self, prefix: &[u8], subject: &Subject<'_>, out: &mut Vec<u8>) {
         out.extend_from_slice(prefix);
         out.extend_from_slice(b":{");
@@ -290,7 +291,6 @@ impl Rule {
             }
         }
         dash_if_empty(out, start);
-        out.extend_from_slice(&self.key_tail);
     }
 }
 
@@ -307,11 +307,19 @@ impl By {
 }
 
 impl Tier {
-    fn new(limit: &Limit, quota: Quota, shape: Shape) -> Tier {
+    fn new(limit: &Limit, quota: Quota, shape: Shape, plan: Option<&str>) -> Tier {
+        let mut key_tail = vec![b':'];
+        push_part(&mut key_tail, limit.name.as_bytes());
+        // A user has one plan, so buckets by user cannot meet.
+        if let Some(plan) = plan.filter(|_| !limit.by.contains(&By::User)) {
+            key_tail.push(b':');
+            push_part(&mut key_tail, plan.as_bytes());
+        }
         let window_s = shape.time_to_fill().div_ceil(1_000_000);
         Tier {
             quota,
             shape,
+            key_tail,
             arguments: script::arguments(&shape, limit.mode),
             policy_member: format!("\"{}\";q={};w={window_s}", limit.name, quota.burst).into_bytes(),
         }

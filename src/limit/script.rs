@@ -34,7 +34,7 @@ pub(super) async fn charge(client: &Client, policy: &Policy, sheet: &mut Sheet, 
     let reply = match by_digest {
         Reply::NoScript => {
             let text = TEXT.as_bytes();
-            client.call(deadline, |_, out| command(b"EVAL", text, policy, sheet, out)).await?
+            client.call_next(deadline, |_, out| command(b"EVAL", text, policy, sheet, out)).await?
         }
         reply => reply,
     };

@@ -71,7 +71,7 @@ fn requests(out: &mut DescriptorEncoder, counts: &Snapshot) -> fmt::Result {
     histogram(
         out,
         "rateguard_request_duration_seconds",
-        "Time from the first byte of a request to the end of its answer.",
+        "Time from the end of a request's head to the end of its answer.",
         &counts.request_duration,
     )
 }

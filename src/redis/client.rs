@@ -33,9 +33,10 @@ const STALL_MAX: Duration = Duration::from_secs(1);
 /// For connect and for the commands that open a connection, each.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Pause after the first failed attempt; doubled up to the next.
+/// Pause after the first failed attempt; doubled after each further one, up to the longest. All with jitter.
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
+const BACKOFF_DOUBLINGS: u32 = 6;
 
 /// Bytes read at once; a reply to a decision is about 20.
 const INPUT: usize = 16 * 1024;
@@ -119,6 +120,16 @@ impl Client {
         Client { shared, deadline }
     }
 
+    /// Waits until there is a connection, or for as long as one attempt at it may take.
+    pub async fn opened(&self) {
+        for _ in 0..OPEN_TIMEOUT.as_millis() {
+            if self.is_connected() {
+                return;
+            }
+            monoio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     /// When a question asked now must have its answer.
     pub fn deadline_from(&self, now: Micros) -> Micros {
         now.after(self.deadline)
@@ -127,6 +138,14 @@ impl Client {
     /// Whether there is a connection.
     pub fn is_connected(&self) -> bool {
         self.shared.is_up.get()
+    }
+
+    /// As [`Client::call`], for a command that follows another: it is not sent where the deadline has passed meanwhile.
+    pub async fn call_next(&self, deadline: Micros, write: impl FnOnce(&[u8], &mut Vec<u8>)) -> Result<Reply, Fault> {
+        match now() >= deadline {
+            true => Err(Fault::Timeout),
+            false => self.call(deadline, write).await,
+        }
     }
 
     /// Sends one command, which `write` appends to the batch (it is given the script's digest), and waits for its reply.
@@ -272,9 +291,10 @@ fn wake(place: &RefCell<Option<Waker>>) {
 }
 
 async fn keep_connected(connector: Connector, shared: Rc<Shared>) {
-    let mut pause = BACKOFF_MIN;
+    let mut failures = 0;
     let mut turn = 0;
     loop {
+        let began = now();
         let lived = match &connector.settings.address {
             Address::Tcp { .. } => match connect_tcp(&connector, turn).await {
                 Ok(stream) => live(stream, &connector, &shared).await,
@@ -285,14 +305,18 @@ async fn keep_connected(connector: Connector, shared: Rc<Shared>) {
                 Err(error) => Err(error),
             },
         };
-        let was_up = shared.is_up.get();
+        let was_steady = shared.is_up.get() && now().since(began) >= BACKOFF_MAX;
         shared.fail_all();
         if let Err(error) = lived {
             connector.observer.disconnected(&error.to_string());
         }
         turn += 1;
-        pause = if was_up { BACKOFF_MIN } else { (pause * 2).min(BACKOFF_MAX) };
-        monoio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
+        // A connection that had lasted is replaced at once; what fails again is waited for, longer each time.
+        failures = if was_steady { 0 } else { failures + 1 };
+        if failures > 0 {
+            let pause = BACKOFF_MIN.saturating_mul(1 << (failures - 1).min(BACKOFF_DOUBLINGS)).min(BACKOFF_MAX);
+            monoio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
+        }
     }
 }
 
@@ -374,6 +398,8 @@ async fn ask<R: AsyncReadRent, W: AsyncWriteRent>(
         match resp::parse(&input).map_err(io::Error::other)? {
             Some(parsed) if matches!(parsed.reply, Reply::Error | Reply::NoScript) => {
                 let text = String::from_utf8_lossy(&input[parsed.error_text.0..parsed.error_text.1]);
+                // Some servers repeat the command's arguments: of AUTH, only the error's code may be told.
+                let text = if name == "AUTH" { text.split(' ').next().unwrap_or_default() } else { &text };
                 return Err(io::Error::other(format!("{name}: {text}")));
             }
             Some(_) => return Ok(input),

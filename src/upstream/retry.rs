@@ -31,12 +31,6 @@ impl Attempts {
         !self.fresh
     }
 
-    /// Whether a kept connection must be looked at before it serves: what cannot be repeated is not trusted to one that
-    /// the backend has closed already.
-    pub fn must_be_quiet(&self) -> bool {
-        !self.may_repeat
-    }
-
     /// After a failed connect: whether to try the next backend.
     pub fn after_connect(&mut self) -> bool {
         if self.left == 0 {
@@ -77,7 +71,6 @@ mod tests {
     #[test]
     fn what_may_take_effect_twice_is_sent_once() {
         let mut attempts = Attempts::new(0, 3, 5, false);
-        assert!(attempts.must_be_quiet());
         assert!(!attempts.after_failure(true, false));
         assert!(attempts.after_failure(true, true), "nothing was sent");
         assert!(attempts.after_connect(), "the backend knows nothing of it");

@@ -84,6 +84,19 @@ fn absolute_targets_become_origin_form_and_their_authority_the_host() {
 }
 
 #[test]
+fn lengths_are_written_as_decided_and_claims_of_strangers_dropped() {
+    let request = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0003\r\nForwarded: for=1\r\nX-Real-IP: 1\r\n\r\n";
+    let text = forwarded(request, &HOP);
+    assert!(
+        text.contains("\r\nContent-Length: 3\r\n") && !text.contains("Forwarded: for") && !text.contains("Real-IP")
+    );
+    let text = forwarded(request, &Hop { trusted: true, ..HOP });
+    assert!(text.contains("Forwarded: for=1\r\n") && text.contains("X-Real-IP: 1\r\n"));
+    let head = Delivery { asked: Method::Head, ..TO };
+    assert!(delivered("HTTP/1.1 200 OK\r\nContent-Length: 07\r\n\r\n", &head).contains("Content-Length: 7\r\n"));
+}
+
+#[test]
 fn request_ids_of_clients_are_kept_where_they_can_be() {
     let id_of = |value: &str| {
         let text = format!("GET / HTTP/1.1\r\nHost: h\r\nX-Request-Id: {value}\r\n\r\n");

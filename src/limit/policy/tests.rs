@@ -79,6 +79,26 @@ fn a_plan_comes_before_the_limits_own_quota() {
 }
 
 #[test]
+fn callers_of_different_plans_never_share_a_bucket() {
+    let mut by_ip = limit("x", "/", &[By::Ip]);
+    by_ip.plans = vec![("pro".into(), Quota { rate: "50/s".parse().unwrap(), burst: 100 })];
+    let policy = Policy::new(&[by_ip], &["pro".to_string()], "p").unwrap();
+    assert_eq!(applied(&policy, GET, "/", None).0, ["p:{ip:1.2.3.4}:-:x"]);
+    assert_eq!(applied(&policy, GET, "/", Some(PlanId(0))).0, ["p:{ip:1.2.3.4}:-:x:pro"]);
+}
+
+#[test]
+fn limits_of_many_hosts_are_not_limits_of_one_request() {
+    let of_host = |n: usize| {
+        let mut limit = limit(&n.to_string(), "/", &[]);
+        limit.scope.host = crate::route::HostPattern::parse(&format!("h{n}.example"));
+        limit
+    };
+    let many: Vec<Limit> = (0..100).map(of_host).collect();
+    assert!(Policy::new(&many, &[], "p").is_ok());
+}
+
+#[test]
 fn preflights_are_not_counted_unless_asked() {
     let preflight = "OPTIONS / HTTP/1.1\r\nHost: h\r\nOrigin: o\r\nAccess-Control-Request-Method: PUT\r\n\r\n";
     let plain = "OPTIONS / HTTP/1.1\r\nHost: h\r\n\r\n";
