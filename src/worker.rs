@@ -295,7 +295,7 @@ async fn work(plan: Plan) -> io::Result<()> {
     monoio::spawn(async move { clock.forget_each_turn().await });
     if let Limiter::Redis(client) = &gateway.limiter {
         // The kernel has clients waiting already: without a connection each would pass uncounted.
-        client.opened().await;
+        client.tried().await;
     }
     let canceller = Canceller::new();
     let accepting = Rc::new(Cell::new(plan.listeners.len()));

@@ -15,3 +15,42 @@ mod config;
 
 /// The demo, end to end: the main job in one page.
 mod smoke;
+
+/// What is refused, and that nothing after it is served.
+mod http;
+
+/// What a backend gets of a request, and a client of its response.
+mod proxying;
+
+/// Bodies: passed on byte for byte, in bounded memory, and never made to look whole when they are not.
+mod bodies;
+
+/// Backends that are dead, stale, mute or broken, and what is tried again.
+mod upstreams;
+
+/// What limits do, over both stores.
+mod limits;
+
+/// The script in Redis and the arithmetic in Rust, bit for bit.
+mod twin;
+
+/// Many clients at the same moment, over connections and processes.
+mod race;
+
+/// Clocks that disagree, and time that goes backwards.
+mod skew;
+
+/// A store that fails in every way we know.
+mod store_faults;
+
+/// Starting, stopping, and what ends connections in between.
+mod lifecycle;
+
+/// The admin port: health, readiness and metrics.
+mod admin;
+
+/// Log lines, and readers of them that do not read.
+mod logs;
+
+/// The commands as a user meets them.
+mod cli;

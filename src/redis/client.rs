@@ -59,6 +59,8 @@ pub struct Client {
 
 struct Shared {
     is_up: Cell<bool>,
+    was_tried: Cell<bool>,
+    first_try: RefCell<Option<Waker>>,
     digest: RefCell<Vec<u8>>,
     out: RefCell<Vec<u8>>,
     slots: RefCell<Slab<Slot>>,
@@ -106,6 +108,8 @@ impl Client {
     pub fn start(connector: Connector) -> Client {
         let shared = Rc::new(Shared {
             is_up: Cell::new(false),
+            was_tried: Cell::new(false),
+            first_try: RefCell::default(),
             digest: RefCell::default(),
             out: RefCell::default(),
             slots: RefCell::default(),
@@ -120,14 +124,17 @@ impl Client {
         Client { shared, deadline }
     }
 
-    /// Waits until there is a connection, or for as long as one attempt at it may take.
-    pub async fn opened(&self) {
-        for _ in 0..OPEN_TIMEOUT.as_millis() {
-            if self.is_connected() {
-                return;
+    /// Waits for the first attempt at a connection to end, well or not, and no longer than one may take.
+    pub async fn tried(&self) {
+        let first = poll_fn(|context| match self.shared.was_tried.get() {
+            true => Poll::Ready(()),
+            false => {
+                *self.shared.first_try.borrow_mut() = Some(context.waker().clone());
+                Poll::Pending
             }
-            monoio::time::sleep(Duration::from_millis(1)).await;
-        }
+        });
+        // Either way the gateway goes on: what is asked without a connection has its answer.
+        let _ = monoio::time::timeout(OPEN_TIMEOUT, first).await;
     }
 
     /// When a question asked now must have its answer.
@@ -235,8 +242,15 @@ impl Shared {
         }
     }
 
+    /// The first attempt at a connection is over.
+    fn tried(&self) {
+        self.was_tried.set(true);
+        wake(&self.first_try);
+    }
+
     fn fail_all(&self) {
         self.is_up.set(false);
+        self.tried();
         self.out.borrow_mut().clear();
         let waiting = take(&mut *self.queue.borrow_mut());
         for key in waiting {
@@ -345,6 +359,7 @@ where
     let opened = bounded(open(&mut reader, &mut writer, connector)).await?;
     *shared.digest.borrow_mut() = opened;
     shared.is_up.set(true);
+    shared.tried();
     connector.observer.connected();
     // Whichever ends first ends the connection, so what is in flight in the others does not matter.
     monoio::select! {

@@ -89,6 +89,9 @@ impl Gateway {
             let ran_on = log.lock().unwrap().iter().find_map(|line| Some(line.get("io")?.as_str()?.to_string()));
             assert_eq!(ran_on.as_deref(), Some(wanted), "the gateway does not run on what the test is about");
         }
+        if has_admin {
+            until("the gateway is ready", || super::client::get(admin, "/readyz").status == 200);
+        }
         Gateway { child, log, address, admin, _folder: folder }
     }
 

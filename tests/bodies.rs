@@ -1,0 +1,425 @@
+//! Bodies: passed on byte for byte in every framing, streamed in bounded memory, and never made to look whole when not.
+
+use crate::support::client::{self, Client};
+use crate::support::gateway::{Gateway, config};
+use crate::support::origin::{Origin, read_head};
+use crate::support::{PATIENCE, seed, until};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+const MIB: usize = 1024 * 1024;
+
+/// What the gateway may grow by while a body of any size passes.
+const GROWTH_MAX: usize = 8 * MIB;
+
+fn gateway(server: &str, origin: &Origin) -> Gateway {
+    Gateway::start(&config(server, &[origin.address], ""))
+}
+
+/// `bytes` as a chunked body, in chunks and with extensions that chance chooses.
+fn chunked(bytes: &[u8], random: &mut fastrand::Rng) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let most = [1, 20, 5000, 200_000][random.usize(..4)];
+        let (piece, after) = rest.split_at(random.usize(1..=most).min(rest.len()));
+        let extension = if random.u8(..8) == 0 { ";a=\"b\"" } else { "" };
+        write!(out, "{:x}{extension}\r\n", piece.len()).unwrap();
+        out.extend_from_slice(piece);
+        out.extend_from_slice(b"\r\n");
+        rest = after;
+    }
+    out.extend_from_slice(if random.bool() { b"0\r\n\r\n".as_slice() } else { b"00\r\nX-Trailer: y\r\n\r\n" });
+    out
+}
+
+/// Writes `bytes` in pieces cut where chance cuts them.
+fn dribble(stream: &mut TcpStream, mut bytes: &[u8], random: &mut fastrand::Rng) {
+    while !bytes.is_empty() {
+        let most = [1, 10, 3000, 70_000, usize::MAX][random.usize(..5)];
+        let (piece, rest) = bytes.split_at(random.usize(1..=most).min(bytes.len()));
+        stream.write_all(piece).unwrap();
+        bytes = rest;
+    }
+}
+
+fn line(input: &mut impl BufRead) -> String {
+    let mut line = String::new();
+    input.read_line(&mut line).unwrap();
+    line.trim_end().into()
+}
+
+/// Reads a request body as this head frames it.
+fn read_body(head: &[String], input: &mut impl BufRead) -> Vec<u8> {
+    let field = |name: &str| head.iter().find_map(|line| line.strip_prefix(name));
+    let mut body = Vec::new();
+    if let Some(length) = field("Content-Length: ") {
+        body.resize(length.parse().unwrap(), 0);
+        input.read_exact(&mut body).unwrap();
+    } else if field("Transfer-Encoding: chunked").is_some() {
+        loop {
+            let size = usize::from_str_radix(&line(input), 16).unwrap();
+            let start = body.len();
+            body.resize(start + size, 0);
+            input.read_exact(&mut body[start..]).unwrap();
+            assert_eq!(line(input), "");
+            if size == 0 {
+                break;
+            }
+        }
+    }
+    body
+}
+
+/// Sends a request's body back, framed as its path says.
+fn echoing_origin(seed: u64) -> Origin {
+    Origin::new(move |mut stream, number| {
+        let mut random = fastrand::Rng::with_seed(seed ^ number as u64);
+        let mut input = BufReader::new(stream.try_clone().unwrap());
+        loop {
+            let head: Vec<String> = std::iter::repeat_with(|| line(&mut input)).take_while(|l| !l.is_empty()).collect();
+            let Some(first) = head.first() else { return };
+            let body = read_body(&head, &mut input);
+            let mut answer = b"HTTP/1.1 200 OK\r\n".to_vec();
+            let closes = first.contains("/close");
+            if first.contains("/length") {
+                write!(answer, "Content-Length: {}\r\n\r\n", body.len()).unwrap();
+                answer.extend_from_slice(&body);
+            } else if first.contains("/chunked") {
+                answer.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n");
+                answer.extend_from_slice(&chunked(&body, &mut random));
+            } else {
+                answer.extend_from_slice(b"\r\n");
+                answer.extend_from_slice(&body);
+            }
+            dribble(&mut stream, &answer, &mut random);
+            if closes {
+                return;
+            }
+        }
+    })
+}
+
+/// Sends a body of this size in one framing and gets it back in another.
+fn echo(client: &mut Client, size: usize, sent: &str, answered: &str, random: &mut fastrand::Rng) {
+    let body: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(size).collect();
+    let mut request = format!("POST /{answered} HTTP/1.1\r\nHost: h\r\n").into_bytes();
+    match sent {
+        "length" => {
+            write!(request, "Content-Length: {size}\r\n\r\n").unwrap();
+            request.extend_from_slice(&body);
+        }
+        _ => {
+            request.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n");
+            request.extend_from_slice(&chunked(&body, random));
+        }
+    }
+    dribble(&mut client.stream, &request, random);
+    let response = client.response();
+    assert_eq!(response.status, 200);
+    assert_eq!(response.body.len(), size, "{sent} {answered}");
+    assert!(response.body == body, "{size} bytes were changed on the way: {sent} {answered}");
+}
+
+const FRAMINGS: [(&str, &str); 6] = [
+    ("length", "length"),
+    ("length", "chunked"),
+    ("length", "close"),
+    ("chunked", "length"),
+    ("chunked", "chunked"),
+    ("chunked", "close"),
+];
+
+#[test]
+fn bodies_of_all_sizes_and_framings_arrive_as_they_were_sent() {
+    let seed = seed();
+    let mut random = fastrand::Rng::with_seed(seed);
+    let origin = echoing_origin(seed);
+    let gateway = gateway("", &origin);
+    for (sent, answered) in FRAMINGS {
+        let mut client = Client::connect(gateway.address);
+        for size in [0, 1, 16 * 1024 - 1, 16 * 1024, 16 * 1024 + 1, 64 * 1024, MIB] {
+            echo(&mut client, size, sent, answered, &mut random);
+        }
+    }
+}
+
+#[test]
+fn bodies_cut_anywhere_arrive_as_they_were_sent() {
+    let seed = seed();
+    let mut random = fastrand::Rng::with_seed(seed);
+    let origin = echoing_origin(seed);
+    let gateway = gateway("", &origin);
+    let mut client = Client::connect(gateway.address);
+    for _ in 0..200 {
+        let (sent, answered) = FRAMINGS[random.usize(..FRAMINGS.len())];
+        let most = [10, 5000, 100_000][random.usize(..3)];
+        let size = random.usize(..most);
+        echo(&mut client, size, sent, answered, &mut random);
+    }
+}
+
+/// Peak memory of the gateway so far, in bytes.
+fn peak(gateway: &Gateway) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.process())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+}
+
+/// Byte `at` of the bodies that are too large to be kept.
+fn pattern(at: usize) -> u8 {
+    (at % 251) as u8
+}
+
+fn send_pattern(stream: &mut TcpStream, length: usize, mut sent: impl FnMut(usize)) -> std::io::Result<()> {
+    let block: Vec<u8> = (0..251 * 256).map(pattern).collect();
+    let mut left = length;
+    while left > 0 {
+        let piece = left.min(block.len());
+        stream.write_all(&block[..piece])?;
+        left -= piece;
+        sent(length - left);
+    }
+    Ok(())
+}
+
+/// Reads and checks so many bytes of the pattern.
+fn receive_pattern(input: &mut impl Read, length: usize) {
+    let block: Vec<u8> = (0..251 * 256).map(pattern).collect();
+    let mut got = vec![0; block.len()];
+    let mut left = length;
+    while left > 0 {
+        let piece = left.min(got.len());
+        input.read_exact(&mut got[..piece]).unwrap();
+        assert!(got[..piece] == block[..piece], "changed within {piece} bytes before {left} were left");
+        left -= piece;
+    }
+}
+
+const LARGE: usize = 64 * MIB;
+
+#[test]
+fn a_large_upload_takes_bounded_memory() {
+    let origin = Origin::new(|mut stream, _| {
+        if read_head(&mut stream).is_some_and(|head| head.contains(&format!("Content-Length: {LARGE}"))) {
+            receive_pattern(&mut stream, LARGE);
+        }
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    });
+    let gateway = gateway("", &origin);
+    assert_eq!(client::get(gateway.address, "/").status, 200);
+    let before = peak(&gateway);
+    let mut client = Client::connect(gateway.address);
+    client.send(format!("PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: {LARGE}\r\n\r\n"));
+    send_pattern(&mut client.stream, LARGE, |_| {}).unwrap();
+    assert_eq!(client.response().text(), "ok");
+    let grown = peak(&gateway) - before;
+    assert!(grown < GROWTH_MAX, "grew by {grown} bytes");
+}
+
+/// A backend that answers every request with the pattern; counts what the kernel has taken of it.
+fn large_origin() -> (Origin, Arc<AtomicUsize>) {
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counter = sent.clone();
+    let origin = Origin::new(move |mut stream, _| {
+        while let Some(head) = read_head(&mut stream) {
+            let length = if head.starts_with("GET /large") { LARGE } else { 2 };
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n").unwrap();
+            if send_pattern(&mut stream, length, |sent| counter.store(sent, Ordering::SeqCst)).is_err() {
+                return;
+            }
+        }
+    });
+    (origin, sent)
+}
+
+#[test]
+fn a_large_download_takes_bounded_memory() {
+    let (origin, _) = large_origin();
+    let gateway = gateway("", &origin);
+    assert_eq!(client::get(gateway.address, "/").status, 200);
+    let before = peak(&gateway);
+    let mut client = Client::connect(gateway.address);
+    client.send("GET /large HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert!(read_head(&mut client.stream).unwrap().contains(&format!("Content-Length: {LARGE}")));
+    receive_pattern(&mut client.stream, LARGE);
+    assert_eq!(client.get("/", "").status, 200);
+    let grown = peak(&gateway) - before;
+    assert!(grown < GROWTH_MAX, "grew by {grown} bytes");
+}
+
+#[test]
+fn a_client_that_reads_nothing_holds_the_backend_back() {
+    let (origin, sent) = large_origin();
+    let gateway = gateway("", &origin);
+    assert_eq!(client::get(gateway.address, "/").status, 200);
+    let before = peak(&gateway);
+    let mut client = Client::connect(gateway.address);
+    client.send("GET /large HTTP/1.1\r\nHost: h\r\n\r\n");
+    let mut last = 0;
+    let mut still = 0;
+    until("nothing moves any more", || {
+        let now = sent.load(Ordering::SeqCst);
+        still = if now == last && now > 2 { still + 1 } else { 0 };
+        last = now;
+        still == 40
+    });
+    assert!(last < LARGE, "the backend could send all of it, though nobody reads");
+    let grown = peak(&gateway) - before;
+    assert!(grown < GROWTH_MAX, "grew by {grown} bytes");
+    // Others are served meanwhile, on both workers.
+    for _ in 0..8 {
+        assert_eq!(client::get(gateway.address, "/").status, 200);
+    }
+    read_head(&mut client.stream).unwrap();
+    receive_pattern(&mut client.stream, LARGE);
+}
+
+#[test]
+fn a_client_gets_the_response_that_comes_before_its_upload_is_over() {
+    let origin = Origin::new(|mut stream, _| {
+        read_head(&mut stream).unwrap();
+        let _ = stream.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno");
+    });
+    let gateway = gateway("", &origin);
+    for framing in ["Content-Length: 1000000", "Transfer-Encoding: chunked"] {
+        let mut client = Client::connect(gateway.address);
+        client.send(format!("POST / HTTP/1.1\r\nHost: h\r\n{framing}\r\n\r\n5\r\nhel"));
+        let response = client.response();
+        assert_eq!((response.status, response.text().as_str()), (403, "no"), "{framing}");
+        assert_eq!(response.field("Connection"), Some("close"), "{framing}");
+        assert!(client.is_closed(), "{framing}");
+    }
+}
+
+#[test]
+fn a_client_that_only_sends_still_finds_the_early_response() {
+    let origin = Origin::new(|mut stream, _| {
+        read_head(&mut stream).unwrap();
+        let _ = stream.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno");
+        // Goes on reading, as a polite server does.
+        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+    });
+    let gateway = gateway("", &origin);
+    let mut client = Client::connect(gateway.address);
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 500000\r\n\r\n");
+    let _ = client.stream.write_all(&vec![0; 500_000]);
+    let response = client.response();
+    assert_eq!((response.status, response.text().as_str()), (403, "no"));
+}
+
+/// Answers with a head and part of a body, then closes.
+fn breaking_origin(answer: &'static str) -> Origin {
+    Origin::new(move |mut stream, _| {
+        if read_head(&mut stream).is_some() {
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+    })
+}
+
+#[test]
+fn a_truncated_response_is_passed_on_as_truncated() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhello",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n64\r\nhello",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nxyz\r\n",
+    ] {
+        let origin = breaking_origin(answer);
+        let gateway = gateway("", &origin);
+        let mut client = Client::connect(gateway.address);
+        client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        let error = client.try_response(true).map(|response| response.text()).unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset), "{answer:?}: {error}");
+    }
+}
+
+#[test]
+fn a_truncated_response_is_never_ended_properly_for_old_clients_either() {
+    let origin = breaking_origin("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhello");
+    let gateway = gateway("", &origin);
+    let mut client = Client::connect(gateway.address);
+    client.send("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    assert!(client.try_response(true).is_err());
+}
+
+#[test]
+fn a_reset_is_not_taken_for_the_end_of_a_body_that_ends_with_the_connection() {
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let origin = Origin::new(move |mut stream, _| {
+        read_head(&mut stream).unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nhello").unwrap();
+        wait.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+        socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    });
+    let gateway = gateway("", &origin);
+    let mut client = Client::connect(gateway.address);
+    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert!(read_head(&mut client.stream).unwrap().contains("Transfer-Encoding: chunked"));
+    let mut chunk = [0; 10];
+    client.stream.read_exact(&mut chunk).unwrap();
+    assert_eq!(&chunk, b"5\r\nhello\r\n");
+    go.send(()).unwrap();
+    let rest = client.rest().unwrap_or_default();
+    assert!(rest.is_empty(), "the body was ended as if it were whole: {rest:?}");
+}
+
+#[test]
+fn a_client_that_leaves_in_its_upload_is_noticed_by_the_backend() {
+    let ended = Arc::new(AtomicBool::new(false));
+    let sink = ended.clone();
+    let heads = Arc::new(AtomicUsize::new(0));
+    let seen = heads.clone();
+    let origin = Origin::new(move |mut stream, _| {
+        read_head(&mut stream).unwrap();
+        seen.fetch_add(1, Ordering::SeqCst);
+        let mut body = Vec::new();
+        let _ = stream.read_to_end(&mut body);
+        assert!(!body.ends_with(b"0\r\n\r\n"), "the upload was ended as if it were whole: {body:?}");
+        sink.store(true, Ordering::SeqCst);
+    });
+    let gateway = gateway("", &origin);
+    for (number, framing) in ["Content-Length: 100", "Transfer-Encoding: chunked"].iter().enumerate() {
+        ended.store(false, Ordering::SeqCst);
+        let mut client = Client::connect(gateway.address);
+        client.send(format!("POST / HTTP/1.1\r\nHost: h\r\n{framing}\r\n\r\n5\r\nhel"));
+        until("the backend has the head", || heads.load(Ordering::SeqCst) == number + 1);
+        client.stream.shutdown(Shutdown::Both).unwrap();
+        until("the backend sees the end", || ended.load(Ordering::SeqCst));
+        until("the client is forgotten", || gateway.metric("rateguard_connections") == 0.0);
+    }
+}
+
+#[test]
+fn a_half_closed_upload_that_is_not_whole_is_refused() {
+    let origin = Origin::new(|mut stream, _| drop(std::io::copy(&mut stream, &mut std::io::sink())));
+    let gateway = gateway("", &origin);
+    let mut client = Client::connect(gateway.address);
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nhello");
+    client.stream.shutdown(Shutdown::Write).unwrap();
+    let response = client.response();
+    assert_eq!((response.status, response.json()["blame"].as_str()), (400, Some("client")));
+}
+
+#[test]
+fn a_client_that_leaves_in_its_download_frees_the_backend() {
+    let gone = Arc::new(AtomicBool::new(false));
+    let sink = gone.clone();
+    let origin = Origin::new(move |mut stream, _| {
+        read_head(&mut stream).unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
+        while stream.write_all(b"5\r\nhello\r\n").is_ok() {}
+        sink.store(true, Ordering::SeqCst);
+    });
+    let gateway = gateway("", &origin);
+    let mut client = Client::connect(gateway.address);
+    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    client.stream.read_exact(&mut [0; 100]).unwrap();
+    drop(client);
+    until("the backend's connection is closed", || gone.load(Ordering::SeqCst));
+    until("the client is forgotten", || gateway.metric("rateguard_connections") == 0.0);
+}

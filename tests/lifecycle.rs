@@ -1,0 +1,324 @@
+//! Starting, stopping, and what ends connections in between: signals, the drain, the cap and the timeouts.
+
+use crate::support::client::{self, Client, Response};
+use crate::support::gateway::{Gateway, config, io};
+use crate::support::origin::{Origin, read_head};
+use crate::support::{signal, until};
+use rustix::process::Signal;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+
+/// A backend that answers when it is told to; counts the requests that wait.
+struct Waiting {
+    origin: Origin,
+    requests: Arc<AtomicUsize>,
+    go: Arc<AtomicBool>,
+}
+
+impl Waiting {
+    fn new() -> Waiting {
+        let (requests, go) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let (seen, may_go) = (requests.clone(), go.clone());
+        let origin = Origin::new(move |mut stream, _| {
+            stream.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
+            let Some(_) = std::iter::repeat_with(|| read_head(&mut stream)).take(1000).find_map(|head| head) else {
+                return;
+            };
+            seen.fetch_add(1, Ordering::SeqCst);
+            until("the test lets the backend answer, or the gateway hangs up", || {
+                may_go.load(Ordering::SeqCst) || matches!(stream.read(&mut [0]), Ok(0))
+            });
+            let _ = stream.write_all(OK);
+        });
+        Waiting { origin, requests, go }
+    }
+
+    /// A client whose request waits at the backend.
+    fn client(&self, gateway: &Gateway) -> Client {
+        let before = self.requests.load(Ordering::SeqCst);
+        let mut client = Client::connect(gateway.address);
+        client.send(GET);
+        until("the backend has the request", || self.requests.load(Ordering::SeqCst) > before);
+        client
+    }
+}
+
+fn until_refusing(gateway: &Gateway) {
+    until("new connections are refused", || TcpStream::connect(gateway.address).is_err());
+}
+
+#[test]
+fn sigterm_closes_idle_connections_and_ends_with_success() {
+    let origin = Origin::ok();
+    let mut gateway = Gateway::start(&config("", &[origin.address], ""));
+    let mut fresh: Vec<Client> = (0..8).map(|_| Client::connect(gateway.address)).collect();
+    let mut used: Vec<Client> = (0..8).map(|_| Client::connect(gateway.address)).collect();
+    for client in &mut used {
+        assert_eq!(client.get("/", "").status, 200);
+    }
+    gateway.terminate();
+    assert!(fresh.iter_mut().chain(&mut used).all(Client::is_closed));
+    // The default drain is longer than any test waits.
+    assert_eq!(gateway.wait().code(), Some(0));
+    assert_eq!(gateway.log_of("stopped").len(), 1);
+}
+
+#[test]
+fn a_request_under_way_is_finished_after_sigterm_and_its_connection_closed() {
+    let waiting = Waiting::new();
+    let mut gateway = Gateway::start(&config("", &[waiting.origin.address], ""));
+    let mut clients: Vec<Client> = (0..4).map(|_| waiting.client(&gateway)).collect();
+    gateway.terminate();
+    until_refusing(&gateway);
+    assert!(gateway.is_alive());
+    waiting.go.store(true, Ordering::SeqCst);
+    for client in &mut clients {
+        let response = client.response();
+        assert_eq!((response.text().as_str(), response.field("Connection")), ("ok", Some("close")));
+        assert!(client.is_closed());
+    }
+    assert_eq!(gateway.wait().code(), Some(0));
+}
+
+#[test]
+fn requests_that_arrived_before_the_stop_are_served() {
+    let origin = Origin::ok();
+    for _ in 0..2 {
+        let mut gateway = Gateway::start(&config("", &[origin.address], ""));
+        let mut kept = Client::connect(gateway.address);
+        assert_eq!(kept.get("/", "").status, 200);
+        // While it is suspended, connections and requests pile up in the kernel.
+        signal(gateway.process(), Signal::STOP);
+        let mut clients: Vec<Client> = (0..300).map(|_| Client::connect(gateway.address)).collect();
+        clients.push(kept);
+        for client in &mut clients {
+            client.send(GET);
+        }
+        gateway.terminate();
+        signal(gateway.process(), Signal::CONT);
+        for (number, client) in clients.iter_mut().enumerate() {
+            let response = client.try_response(true).map(|response| response.status);
+            assert_eq!(response.ok(), Some(200), "client {number}");
+        }
+        drop(clients);
+        assert_eq!(gateway.wait().code(), Some(0));
+    }
+}
+
+#[test]
+fn a_request_that_never_ends_is_cut_off_after_the_drain() {
+    let waiting = Waiting::new();
+    let timeouts = "[server.timeouts]\ndrain = \"500ms\"";
+    let mut gateway = Gateway::start(&config(timeouts, &[waiting.origin.address], ""));
+    let mut client = waiting.client(&gateway);
+    let start = Instant::now();
+    gateway.terminate();
+    assert!(client.try_response(true).is_err());
+    assert!(start.elapsed() >= Duration::from_millis(500), "cut off after {:?} already", start.elapsed());
+    assert_eq!(gateway.wait().code(), Some(0));
+}
+
+#[test]
+fn a_second_signal_ends_the_drain_at_once() {
+    for second in [Signal::TERM, Signal::INT] {
+        let waiting = Waiting::new();
+        let mut gateway = Gateway::start(&config("", &[waiting.origin.address], ""));
+        let mut client = waiting.client(&gateway);
+        signal(gateway.process(), Signal::INT);
+        until_refusing(&gateway);
+        assert!(gateway.is_alive());
+        signal(gateway.process(), second);
+        // The default drain is longer than any test waits.
+        gateway.wait();
+        assert!(client.try_response(true).is_err());
+        assert_eq!(gateway.log_of("stopped at once by a second signal").len(), 1);
+    }
+}
+
+fn is_problem(response: &Response, status: u16, blame: &str) {
+    assert_eq!(response.status, status, "{response:?}");
+    assert_eq!(response.field("Content-Type"), Some("application/problem+json"));
+    assert_eq!(response.field("Connection"), Some("close"));
+    assert_eq!(response.json()["blame"], blame);
+}
+
+#[test]
+fn clients_beyond_the_cap_are_told_so_until_there_is_room() {
+    let origin = Origin::ok();
+    let mut gateway = Gateway::start(&config("max_connections = 2", &[origin.address], ""));
+    let mut clients = [Client::connect(gateway.address), Client::connect(gateway.address)];
+    for client in &mut clients {
+        assert_eq!(client.get("/", "").status, 200);
+    }
+    for _ in 0..10 {
+        let mut third = Client::connect(gateway.address);
+        let response = third.response();
+        is_problem(&response, 503, "gateway");
+        assert_eq!(response.field("Retry-After"), Some("1"));
+        assert!(third.is_closed());
+    }
+    assert_eq!(gateway.metric("rateguard_connections_shed_total"), 10.0);
+    assert!(clients.iter_mut().all(|client| client.get("/", "").status == 200));
+    let [first, _second] = clients;
+    drop(first);
+    until("there is room again", || client::get(gateway.address, "/").status == 200);
+    assert!(gateway.is_alive());
+}
+
+/// A gateway with one short timeout.
+fn hasty(timeout: &str, origin: &Origin) -> Gateway {
+    let timeouts = format!("[server.timeouts]\n{timeout} = \"300ms\"");
+    Gateway::start(&config(&timeouts, &[origin.address], ""))
+}
+
+#[test]
+fn a_head_that_takes_too_long_is_408() {
+    let origin = Origin::ok();
+    let gateway = hasty("head", &origin);
+    for start in ["G", "GET / HTTP/1.1\r\nHost: h\r\n", "\r"] {
+        let mut client = Client::connect(gateway.address);
+        is_problem(&client.send(start).response(), 408, "client");
+        assert!(client.is_closed());
+        // After a request on the same connection, too.
+        let mut client = Client::connect(gateway.address);
+        client.send(format!("{GET}{start}"));
+        assert_eq!(client.response().status, 200);
+        is_problem(&client.response(), 408, "client");
+    }
+    assert_eq!(origin.requests().len(), 3);
+}
+
+#[test]
+fn a_head_that_drips_is_408() {
+    let origin = Origin::ok();
+    let gateway = hasty("head", &origin);
+    let mut client = Client::connect(gateway.address);
+    client.send("GET / HTTP/1.1\r\nX: ");
+    let mut drip = client.stream.try_clone().unwrap();
+    let done = Arc::new(AtomicBool::new(false));
+    let stop = done.clone();
+    let dripping = std::thread::spawn(move || {
+        until("the client has its answer", || drip.write_all(b"x").is_err() || stop.load(Ordering::SeqCst));
+    });
+    let response = client.response();
+    done.store(true, Ordering::SeqCst);
+    dripping.join().unwrap();
+    is_problem(&response, 408, "client");
+    assert_eq!(origin.connections(), 0);
+}
+
+#[test]
+fn a_body_that_stops_is_408_and_never_whole_at_the_backend() {
+    let bodies = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let sink = bodies.clone();
+    let origin = Origin::new(move |mut stream, _| {
+        read_head(&mut stream).unwrap();
+        let mut body = Vec::new();
+        let _ = stream.read_to_end(&mut body);
+        sink.lock().unwrap().push(body);
+    });
+    let gateway = hasty("body", &origin);
+    for (number, framing) in ["Content-Length: 10", "Transfer-Encoding: chunked"].iter().enumerate() {
+        let mut client = Client::connect(gateway.address);
+        client.send(format!("POST / HTTP/1.1\r\nHost: h\r\n{framing}\r\n\r\n2\r\nhi\r\n"));
+        is_problem(&client.response(), 408, "client");
+        assert!(client.is_closed());
+        until("the backend sees the end", || bodies.lock().unwrap().len() == number + 1);
+        let body = bodies.lock().unwrap()[number].clone();
+        assert!(body == b"2\r\nhi\r\n", "{framing}: {body:?}");
+    }
+}
+
+#[test]
+fn an_idle_connection_is_closed_without_an_answer() {
+    let origin = Origin::ok();
+    let gateway = hasty("idle", &origin);
+    let mut fresh = Client::connect(gateway.address);
+    let mut used = Client::connect(gateway.address);
+    assert_eq!(used.get("/", "").status, 200);
+    assert!(fresh.is_closed());
+    assert!(used.is_closed());
+    until("both are forgotten", || gateway.metric("rateguard_connections") == 0.0);
+}
+
+#[test]
+fn a_client_that_takes_nothing_is_cut_off() {
+    let ended = Arc::new(AtomicBool::new(false));
+    let ends = ended.clone();
+    let origin = Origin::new(move |mut stream, _| {
+        read_head(&mut stream).unwrap();
+        let length = 64 * 1024 * 1024;
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n").unwrap();
+        let cut = stream.write_all(&vec![b'x'; length]).is_err();
+        ends.store(cut, Ordering::SeqCst);
+    });
+    let gateway = hasty("write", &origin);
+    let mut client = Client::connect(gateway.address);
+    client.send(GET);
+    until("the backend's connection is closed", || ended.load(Ordering::SeqCst));
+    until("the client is forgotten", || gateway.metric("rateguard_connections") == 0.0);
+}
+
+/// The names of the gateway's threads.
+fn threads(gateway: &Gateway) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", gateway.process())).unwrap();
+    let name = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).ok();
+    tasks.filter_map(|task| name(task.ok()?)).map(|name| name.trim().to_string()).collect()
+}
+
+#[test]
+fn there_are_as_many_workers_as_configured() {
+    let origin = Origin::ok();
+    for workers in 1..=3 {
+        let text = config("", &[origin.address], "").replace("workers = 2", &format!("workers = {workers}"));
+        let gateway = Gateway::start(&text);
+        let expected: Vec<String> = (0..workers).map(|number| format!("worker-{number}")).collect();
+        until("the workers run", || {
+            let mut names: Vec<String> =
+                threads(&gateway).into_iter().filter(|name| name.starts_with("worker-")).collect();
+            names.sort();
+            names == expected
+        });
+        assert_eq!(gateway.log_of("listening")[0]["workers"], workers);
+        for _ in 0..20 {
+            assert_eq!(client::get(gateway.address, "/").status, 200);
+        }
+    }
+}
+
+/// The log lines about epoll being a second choice.
+fn fallbacks(gateway: &Gateway) -> Vec<serde_json::Value> {
+    gateway.log().into_iter().filter(|line| line.to_string().contains("running on epoll")).collect()
+}
+
+#[test]
+fn epoll_is_used_where_asked_for_with_one_warning_that_says_why() {
+    let origin = Origin::ok();
+    let text = config("", &[origin.address], "").replace(&format!("io = \"{}\"", io()), "io = \"epoll\"");
+    let gateway = Gateway::start(&text);
+    assert_eq!(client::get(gateway.address, "/").status, 200);
+    let warnings = fallbacks(&gateway);
+    assert_eq!(warnings.len(), 1);
+    assert_eq!((warnings[0]["level"].as_str(), warnings[0]["reason"].is_string()), (Some("WARN"), true));
+    assert_eq!(gateway.log_of("listening")[0]["io"], "epoll");
+}
+
+#[test]
+fn io_uring_is_used_by_itself_where_the_kernel_allows_it() {
+    let origin = Origin::ok();
+    let text = config("", &[origin.address], "").replace(&format!("io = \"{}\"\n", io()), "");
+    let gateway = Gateway::start(&text);
+    assert_eq!(client::get(gateway.address, "/").status, 200);
+    let (expected, warnings) = match io_uring::IoUring::new(8) {
+        Ok(_) => ("io_uring", 0),
+        Err(_) => ("epoll", 1),
+    };
+    assert_eq!(gateway.log_of("listening")[0]["io"], expected);
+    assert_eq!(fallbacks(&gateway).len(), warnings);
+}

@@ -1,0 +1,91 @@
+use crate::support::client::Client;
+use crate::support::gateway::{PROGRAM, config};
+use crate::support::origin::Origin;
+use crate::support::{Folder, free_port, until};
+use std::io::Read;
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+
+/// A gateway whose stderr the test deals with.
+struct Unheard {
+    child: Child,
+    address: SocketAddr,
+    _folder: Folder,
+}
+
+impl Unheard {
+    fn start(rest: &str, rust_log: &str, stderr: Stdio) -> Unheard {
+        let origin = Origin::ok();
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let text = config("", &[origin.address], rest).replacen("127.0.0.1:0", &address.to_string(), 1);
+        let folder = Folder::new();
+        let path = folder.write("config.toml", &text);
+        let child = Command::new(PROGRAM)
+            .args(["run", "--config"])
+            .arg(path)
+            .env("RUST_LOG", rust_log)
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .spawn()
+            .unwrap();
+        let gateway = Unheard { child, address, _folder: folder };
+        until("the gateway listens", || TcpStream::connect(address).is_ok());
+        gateway
+    }
+}
+
+impl Drop for Unheard {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_bad_rust_log_is_reported_in_one_line_and_info_is_logged() {
+    let mut gateway = Unheard::start("", "rateguard=loud", Stdio::piped());
+    let mut stderr = gateway.child.stderr.take().unwrap();
+    let mut text = String::new();
+    until("both lines are written", || {
+        let mut piece = [0; 4096];
+        let bytes = stderr.read(&mut piece).unwrap();
+        text.push_str(std::str::from_utf8(&piece[..bytes]).unwrap());
+        text.contains("\"listening\"")
+    });
+    let mut lines = text.lines();
+    assert!(lines.next().unwrap().starts_with("RUST_LOG=\"rateguard=loud\" cannot be used: "), "{text}");
+    for line in lines {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(line["level"].is_string() && line["timestamp"].as_str().unwrap().ends_with('Z'), "{line}");
+    }
+}
+
+#[test]
+fn a_closed_stderr_does_not_end_the_gateway() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut gateway = Unheard::start("", "debug", writer.into());
+    assert_eq!(Client::connect(gateway.address).get("/", "").status, 200);
+    assert!(gateway.child.try_wait().unwrap().is_none());
+}
+
+#[test]
+fn a_reader_that_is_stuck_stops_nobody() {
+    // Nobody reads the pipe: it holds 64 KiB, which is some hundred denials.
+    let (_reader, writer) = std::io::pipe().unwrap();
+    let limits = "[[limits]]\nname = \"none-left\"\nby = []\nrate = \"1/d\"\nburst = 1\n";
+    let gateway = Unheard::start(limits, "info", writer.into());
+    let mut client = Client::connect(gateway.address);
+    let start = std::time::Instant::now();
+    let mut answers = 0;
+    // 100 lines of over a kilobyte a second: the pipe is full within one.
+    while start.elapsed() < std::time::Duration::from_secs(5) {
+        for _ in 0..50 {
+            let long = "x".repeat(1000);
+            let status = client.get(&format!("/{long}"), "").status;
+            assert!(status == 200 || status == 429, "{status}");
+            answers += 1;
+        }
+    }
+    assert!(answers > 500, "only {answers} answers in 5 s");
+}

@@ -1,0 +1,95 @@
+//! A store that fails in every way we know: no request waits for it, none fails by it where `on_failure = "open"`, and
+//! limits hold again once it is back.
+
+/// Passwords, users, databases, Unix sockets.
+mod access;
+
+/// Redis hangs: deadlines, and replies that come too late.
+mod hang;
+
+/// Something on Redis's port that does not speak like Redis.
+mod liar;
+
+/// Redis is gone and comes back.
+mod outage;
+
+/// Redis answers with errors.
+mod refusal;
+
+use crate::support::client::{Client, Response};
+use crate::support::fields::rate_limit;
+use crate::support::gateway::{Gateway, config};
+use crate::support::store::{api_key, backend};
+use crate::support::until;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// No answer may take longer: a deadline of 20 ms, and what a loaded machine may add to it. The stall after which a
+/// connection is given up, and the timeout of opening one, are a second each: waiting for those would show.
+const SLOW: Duration = Duration::from_millis(500);
+
+/// A gateway on a store given by its URL, whatever state that is in.
+fn gateway(url: &str, store: &str, rest: &str) -> Gateway {
+    Gateway::start(&config("", &[backend()], &format!("[store]\nurl = \"{url}\"\n{store}\n{rest}")))
+}
+
+/// Sends one request on a connection of its own, as a user of its own.
+fn ask_as_new_user(address: SocketAddr) -> Response {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let user = format!("new-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+    Client::connect(address).get("/", &api_key(&user))
+}
+
+/// Both workers are asked, since each has a connection to the store of its own and the kernel deals out clients.
+fn until_limits_hold(gateway: &Gateway) {
+    let mut held = 0;
+    until("limits hold for twenty requests in a row", || {
+        held = if rate_limit(&ask_as_new_user(gateway.address)).is_empty() { 0 } else { held + 1 };
+        held >= 20
+    });
+    let mut client = Client::connect(gateway.address);
+    until("a request is denied", || client.get("/", "").status == 429);
+}
+
+/// Asks until requests pass without the store, then some more: each passes and none waits.
+fn assert_requests_pass_unlimited(gateway: &Gateway) {
+    let mut unlimited = 0;
+    until("requests pass without the store", || {
+        let start = Instant::now();
+        let response = ask_as_new_user(gateway.address);
+        assert_eq!(response.status, 200, "{response:?}");
+        assert!(start.elapsed() < SLOW, "{:?} for {response:?}", start.elapsed());
+        unlimited += usize::from(rate_limit(&response).is_empty());
+        unlimited >= 20
+    });
+}
+
+/// Clients that ask without pause while something happens, each as a user of its own on a connection of its own. Gives
+/// all their answers with the time each took.
+fn under_load(address: SocketAddr, clients: usize, what: impl FnOnce()) -> Vec<(Response, Duration)> {
+    let is_over = AtomicBool::new(false);
+    let is_over = &is_over;
+    std::thread::scope(|scope| {
+        let load: Vec<_> = (0..clients)
+            .map(|number| {
+                scope.spawn(move || {
+                    let mut answers = Vec::new();
+                    let mut client = Client::connect(address);
+                    let user = api_key(&format!("loader-{number}"));
+                    while !is_over.load(Ordering::Relaxed) {
+                        let start = Instant::now();
+                        answers.push((client.get("/", &user), start.elapsed()));
+                    }
+                    answers
+                })
+            })
+            .collect();
+        // The load must end even where `what` fails, or the test would never.
+        let happened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(what));
+        is_over.store(true, Ordering::Relaxed);
+        let answers = load.into_iter().flat_map(|client| client.join().unwrap()).collect();
+        happened.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        answers
+    })
+}

@@ -1,0 +1,106 @@
+use super::{SLOW, assert_requests_pass_unlimited, gateway, under_load, until_limits_hold};
+use crate::support::client::Client;
+use crate::support::fields::rate_limit;
+use crate::support::redis::Redis;
+use crate::support::store::{api_key, decisions, limit};
+use crate::support::until;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Longer than a stalled connection is kept and a new one is tried.
+const HANG: Duration = Duration::from_millis(2500);
+
+#[test]
+fn no_request_waits_for_a_redis_that_hangs() {
+    let redis = Redis::start();
+    let gateway = gateway(&redis.url(), "", &limit("x", "\"user\"", 100));
+    gateway.until_store_connected();
+    let answers = under_load(gateway.address, 4, || {
+        until("requests are limited", || gateway.metric(&decisions("x", "allow")) >= 20.0);
+        redis.suspend();
+        std::thread::sleep(HANG);
+        redis.resume();
+    });
+    assert!(answers.iter().all(|(answer, _)| matches!(answer.status, 200 | 429)), "{answers:?}");
+    let slowest = answers.iter().map(|(_, took)| *took).max().unwrap();
+    assert!(slowest < SLOW, "a request waited {slowest:?}");
+    assert!(gateway.metric(&decisions("x", "fail_open")) > 0.0);
+    assert!(gateway.metric("rateguard_store_errors_total{kind=\"timeout\"}") > 0.0);
+}
+
+/// The first to meet the hang waits for its deadline. Who comes later must not wait for the end of the connection.
+#[test]
+fn requests_one_after_the_other_do_not_wait_for_a_redis_that_hangs() {
+    let redis = Redis::start();
+    let gateway = gateway(&redis.url(), "", &limit("x", "\"user\"", 2));
+    gateway.until_store_connected();
+    redis.suspend();
+    assert_requests_pass_unlimited(&gateway);
+    redis.resume();
+    until_limits_hold(&gateway);
+}
+
+#[test]
+fn where_limits_are_closed_a_redis_that_hangs_is_told_as_such() {
+    let redis = Redis::start();
+    let gateway = gateway(&redis.url(), "on_failure = \"closed\"", &limit("x", "\"user\"", 2));
+    gateway.until_store_connected();
+    redis.suspend();
+    let refused = Client::connect(gateway.address).get("/", "");
+    assert_eq!(refused.status, 503);
+    assert_eq!(refused.json()["detail"], "the store did not answer in time");
+    redis.resume();
+    until("requests pass again", || Client::connect(gateway.address).get("/", "").status == 200);
+}
+
+const USERS: i64 = 8;
+
+/// Every user's remaining count lies in a range that no other's can reach, so that a reply which went to the wrong
+/// request shows at once; and it only ever falls.
+#[test]
+fn late_replies_never_reach_another_request() {
+    let redis = Redis::start();
+    let plan = |user: i64| format!("p{user} = {{ burst = {} }}", 10_000 * user);
+    let plans: Vec<String> = (1..=USERS).map(plan).collect();
+    let consumer =
+        |user: i64| format!("[[consumers]]\nname = \"u{user}\"\napi_key = \"k{user}\"\nplan = \"p{user}\"\n");
+    let consumers: String = (1..=USERS).map(consumer).collect();
+    let rule = limit("x", "\"user\"", 1) + &format!("plans = {{ {} }}\n", plans.join(", "));
+    let gateway = gateway(&redis.url(), "", &format!("{consumers}{rule}"));
+    gateway.until_store_connected();
+    let address = gateway.address;
+    let limited: usize = std::thread::scope(|scope| {
+        let users: Vec<_> = (1..=USERS).map(|user| scope.spawn(move || falls(address, user))).collect();
+        while users.iter().any(|user| !user.is_finished()) {
+            redis.suspend();
+            std::thread::sleep(Duration::from_millis(60));
+            redis.resume();
+            std::thread::sleep(Duration::from_millis(40));
+        }
+        users.into_iter().map(|user| user.join().unwrap()).sum()
+    });
+    assert!(limited > 100, "{limited} replies were in time");
+    assert!(gateway.metric("rateguard_store_errors_total{kind=\"timeout\"}") > 20.0);
+    assert_eq!(gateway.metric("rateguard_store_errors_total{kind=\"protocol\"}"), 0.0);
+}
+
+/// Asks as this user until enough replies were in time and enough were not; gives how many were.
+fn falls(address: SocketAddr, user: i64) -> usize {
+    let mut client = Client::connect(address);
+    let fields = api_key(&format!("k{user}"));
+    let (mut last, mut sent, mut limited, mut late) = (10_000 * user, 0, 0, 0);
+    while (limited < 20 || late < 5) && sent < 5000 {
+        let response = client.get("/", &fields);
+        assert_eq!(response.status, 200);
+        sent += 1;
+        let Some(left) = rate_limit(&response).first().map(|left| left.remaining) else {
+            late += 1;
+            continue;
+        };
+        limited += 1;
+        // Each request was charged once or, where it was given up, perhaps.
+        assert!(left < last && left >= 10_000 * user - sent, "user {user} has {left} left after {last}");
+        last = left;
+    }
+    limited
+}

@@ -1,0 +1,253 @@
+use super::{assert_requests_pass_unlimited, gateway, until_limits_hold};
+use crate::support::gateway::Gateway;
+use crate::support::origin::Origin;
+use crate::support::store::limit;
+use crate::support::until;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// What the liar does with a decision; a false return ends the connection.
+type Lie = fn(&mut TcpStream) -> bool;
+
+/// A stand-in for Redis that opens conversations as Redis does and then lies, until it is told to be honest: then every
+/// bucket it speaks of has one token, and the second request of anybody is denied.
+struct Liar {
+    origin: Origin,
+    is_honest: Arc<AtomicBool>,
+}
+
+impl Liar {
+    fn start(lie: Lie) -> Liar {
+        let is_honest = Arc::new(AtomicBool::new(false));
+        let honest = is_honest.clone();
+        let origin = Origin::new(move |stream, _| {
+            let _ = converse(stream, lie, &honest);
+        });
+        Liar { origin, is_honest }
+    }
+
+    fn gateway(&self) -> Gateway {
+        gateway(&format!("redis://{}", self.origin.address), "", &limit("x", "\"user\"", 1))
+    }
+}
+
+fn converse(stream: TcpStream, lie: Lie, is_honest: &AtomicBool) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut stream = stream;
+    let mut seen = std::collections::HashSet::new();
+    loop {
+        let command = read_command(&mut reader)?;
+        if command[0] == b"SCRIPT" {
+            write!(stream, "$40\r\n{}\r\n", "0".repeat(40))?;
+        } else if is_honest.load(Ordering::Relaxed) {
+            let level = if seen.insert(command[3].clone()) { 0 } else { -1 };
+            write!(stream, "*1\r\n:{level}\r\n")?;
+        } else if !lie(&mut stream) {
+            return Ok(());
+        }
+    }
+}
+
+/// An array of bulk strings.
+fn read_command(reader: &mut impl BufRead) -> std::io::Result<Vec<Vec<u8>>> {
+    let number = |reader: &mut dyn BufRead| -> std::io::Result<usize> {
+        let mut line = String::new();
+        if reader.read_line(&mut line)? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(line[1..].trim().parse().unwrap())
+    };
+    let parts = number(reader)?;
+    let part = |_| {
+        let mut bytes = vec![0; number(reader)? + 2];
+        reader.read_exact(&mut bytes)?;
+        bytes.truncate(bytes.len() - 2);
+        Ok(bytes)
+    };
+    (0..parts).map(part).collect()
+}
+
+fn say(stream: &mut TcpStream, bytes: &[u8]) -> bool {
+    stream.write_all(bytes).is_ok()
+}
+
+/// Requests pass as if nothing were, and once the liar is honest its word counts.
+fn survives(lie: Lie) {
+    let liar = Liar::start(lie);
+    let gateway = liar.gateway();
+    gateway.until_store_connected();
+    assert_requests_pass_unlimited(&gateway);
+    liar.is_honest.store(true, Ordering::Relaxed);
+    until_limits_hold(&gateway);
+}
+
+/// As `survives`; and a stream that cannot be understood any more is given up for a new one.
+fn survives_and_reconnects(lie: Lie) {
+    let liar = Liar::start(lie);
+    let gateway = liar.gateway();
+    gateway.until_store_connected();
+    assert_requests_pass_unlimited(&gateway);
+    until("there is a new connection", || {
+        assert_requests_pass_unlimited(&gateway);
+        liar.origin.connections() > 2
+    });
+    liar.is_honest.store(true, Ordering::Relaxed);
+    until_limits_hold(&gateway);
+}
+
+#[test]
+fn a_reply_that_is_no_reply() {
+    survives_and_reconnects(|stream| say(stream, b"HTTP/1.1 400 Bad Request\r\n\r\n"));
+}
+
+#[test]
+fn a_reply_of_random_bytes() {
+    survives_and_reconnects(|stream| say(stream, &[0xff, 0x00, 0x0d, 0x0a, 0x2a, 0x80]));
+}
+
+#[test]
+fn a_reply_with_an_array_in_an_array() {
+    survives_and_reconnects(|stream| say(stream, b"*1\r\n*1\r\n:1\r\n"));
+}
+
+#[test]
+fn a_reply_with_very_deep_arrays() {
+    survives_and_reconnects(|stream| say(stream, &b"*1\r\n".repeat(20_000)));
+}
+
+#[test]
+fn a_reply_that_announces_more_than_there_is_memory() {
+    survives_and_reconnects(|stream| say(stream, b"$99999999999999\r\nabc"));
+}
+
+#[test]
+fn a_reply_with_more_members_than_can_be() {
+    survives_and_reconnects(|stream| say(stream, b"*2147483647\r\n:1\r\n:2\r\n"));
+}
+
+#[test]
+fn a_reply_that_never_ends() {
+    survives_and_reconnects(|stream| (0..10).all(|_| say(stream, &[b'+'; 16 * 1024])));
+}
+
+#[test]
+fn half_a_reply_and_silence() {
+    survives_and_reconnects(|stream| say(stream, b"*1\r\n:12"));
+}
+
+#[test]
+fn two_replies_for_one_command() {
+    survives_and_reconnects(|stream| say(stream, b"+OK\r\n+OK\r\n"));
+}
+
+#[test]
+fn the_connection_is_closed_in_the_middle_of_a_reply() {
+    survives_and_reconnects(|stream| {
+        say(stream, b"*1\r\n:1");
+        false
+    });
+}
+
+#[test]
+fn the_connection_is_closed_at_each_decision() {
+    survives_and_reconnects(|_| false);
+}
+
+#[test]
+fn too_many_numbers() {
+    survives(|stream| say(stream, b"*3\r\n:1\r\n:2\r\n:3\r\n"));
+}
+
+#[test]
+fn no_numbers() {
+    survives(|stream| say(stream, b"*0\r\n"));
+}
+
+#[test]
+fn a_null_and_other_things_that_are_no_levels() {
+    survives(|stream| say(stream, b"*-1\r\n"));
+    survives(|stream| say(stream, b"$2\r\nhi\r\n"));
+    survives(|stream| say(stream, b"*1\r\n$1\r\n1\r\n"));
+}
+
+#[test]
+fn errors_of_all_kinds() {
+    survives(|stream| say(stream, b"-LOADING Redis is loading the dataset in memory\r\n"));
+    survives(|stream| say(stream, b"-BUSY Redis is busy running a script\r\n"));
+    survives(|stream| say(stream, b"-MASTERDOWN Link with MASTER is down\r\n"));
+    survives(|stream| say(stream, b"-ERR \xff\xfe\r\n"));
+}
+
+/// Asked twice it would loop: the second answer counts as an error.
+#[test]
+fn a_script_that_is_never_known() {
+    survives(|stream| say(stream, b"-NOSCRIPT No matching script.\r\n"));
+}
+
+/// Numbers beyond any bucket are no reason to fall.
+#[test]
+fn levels_beyond_all_bounds() {
+    for reply in ["9223372036854775807", "-9223372036854775807", "99999999999999999999", "-0"] {
+        let liar = Origin::new(move |stream, _| {
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let mut stream = stream;
+            while let Ok(command) = read_command(&mut reader) {
+                let said = match command[0].as_slice() {
+                    b"SCRIPT" => write!(stream, "$40\r\n{}\r\n", "0".repeat(40)),
+                    _ => write!(stream, "*1\r\n:{reply}\r\n"),
+                };
+                if said.is_err() {
+                    return;
+                }
+            }
+        });
+        let mut gateway = gateway(&format!("redis://{}", liar.address), "", &limit("x", "\"user\"", 1));
+        gateway.until_store_connected();
+        for _ in 0..10 {
+            assert!(matches!(super::ask_as_new_user(gateway.address).status, 200 | 429), "{reply}");
+        }
+        assert!(gateway.is_alive(), "{reply}");
+    }
+}
+
+/// Without a word, and without having asked for one.
+fn survives_a_stranger(serve: impl Fn(TcpStream) + Send + Sync + 'static) {
+    let stranger = Origin::new(move |stream, _| serve(stream));
+    let gateway = gateway(&format!("redis://{}", stranger.address), "", &limit("x", "\"user\"", 1));
+    assert_requests_pass_unlimited(&gateway);
+    until("it has been tried again", || stranger.connections() > 4);
+    assert_requests_pass_unlimited(&gateway);
+    until("both workers have told", || gateway.log_of("store lost; trying to reconnect").len() >= 2);
+    assert_eq!(gateway.log_of("store lost; trying to reconnect").len(), 2, "{:?}", gateway.log());
+    assert_eq!(gateway.log_of("store connected").len(), 0);
+}
+
+#[test]
+fn connections_that_are_closed_at_once() {
+    survives_a_stranger(drop);
+}
+
+#[test]
+fn a_server_that_says_nothing() {
+    survives_a_stranger(|mut stream| {
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+}
+
+#[test]
+fn a_web_server_instead_of_redis() {
+    survives_a_stranger(|mut stream| {
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+}
+
+#[test]
+fn a_digest_that_is_none() {
+    survives_a_stranger(|mut stream| {
+        let _ = stream.write_all(b"$3\r\nabc\r\n");
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+}

@@ -1,0 +1,113 @@
+use super::{assert_requests_pass_unlimited, gateway, until_limits_hold};
+use crate::support::client::Client;
+use crate::support::fields::{rate_limit, remaining};
+use crate::support::gateway::Gateway;
+use crate::support::redis::Redis;
+use crate::support::store::{decisions, limit, limit_with};
+use crate::support::until;
+
+const DEADLINE: &str = "deadline = \"5s\"";
+
+fn connected(redis: &Redis, store: &str, rest: &str) -> Gateway {
+    let gateway = gateway(&redis.url(), store, rest);
+    gateway.until_store_connected();
+    gateway
+}
+
+fn tell(redis: &Redis, words: &[&str]) {
+    redis::cmd(words[0]).arg(&words[1..]).exec(&mut redis.connection()).unwrap();
+}
+
+fn until_error_is_logged(gateway: &Gateway, error: &str) {
+    until("the error is logged", || {
+        let lines = gateway.log_of("the store answered with an error");
+        lines.iter().any(|line| line["error"].as_str().unwrap().contains(error))
+    });
+}
+
+/// The limits hold, then Redis refuses, then it does not any more; all on the same connections.
+fn passes_while_redis_refuses(refuse: &[&str], stop: &[&str], error: &str) {
+    let redis = Redis::start();
+    let gateway = connected(&redis, "", &limit("x", "\"user\"", 2));
+    until_limits_hold(&gateway);
+    tell(&redis, refuse);
+    assert_requests_pass_unlimited(&gateway);
+    assert!(gateway.metric(&decisions("x", "fail_open")) >= 20.0);
+    assert!(gateway.metric("rateguard_store_errors_total{kind=\"server\"}") >= 20.0);
+    until_error_is_logged(&gateway, error);
+    tell(&redis, stop);
+    until_limits_hold(&gateway);
+    assert_eq!(gateway.log_of("store connected").len(), 2, "an error is no reason to reconnect");
+}
+
+#[test]
+fn requests_pass_while_redis_is_out_of_memory() {
+    passes_while_redis_refuses(&["CONFIG", "SET", "maxmemory", "1"], &["CONFIG", "SET", "maxmemory", "0"], "OOM");
+}
+
+#[test]
+fn requests_pass_while_redis_is_a_replica() {
+    let nobody = crate::support::free_port().to_string();
+    let master = ["REPLICAOF", "127.0.0.1", nobody.as_str()];
+    passes_while_redis_refuses(&master, &["REPLICAOF", "NO", "ONE"], "READONLY");
+}
+
+#[test]
+fn each_refusal_is_counted_once() {
+    let redis = Redis::start();
+    let gateway = connected(&redis, DEADLINE, &limit("x", "", 2));
+    tell(&redis, &["CONFIG", "SET", "maxmemory", "1"]);
+    let mut client = Client::connect(gateway.address);
+    for _ in 0..5 {
+        assert_eq!(client.get("/", "").status, 200);
+    }
+    assert_eq!(gateway.metric(&decisions("x", "fail_open")), 5.0);
+    assert_eq!(gateway.metric("rateguard_store_errors_total{kind=\"server\"}"), 5.0);
+}
+
+/// Nothing is half charged: what Redis refuses, it refuses before the first write.
+#[test]
+fn a_refused_request_charges_none_of_its_limits() {
+    let redis = Redis::start();
+    let gateway = connected(&redis, DEADLINE, &(limit("a", "", 9) + &limit("b", "", 9)));
+    let mut client = Client::connect(gateway.address);
+    assert_eq!(remaining(&client.get("/", ""), "a"), 8);
+    tell(&redis, &["CONFIG", "SET", "maxmemory", "1"]);
+    assert_eq!(rate_limit(&client.get("/", "")), []);
+    tell(&redis, &["CONFIG", "SET", "maxmemory", "0"]);
+    let response = client.get("/", "");
+    assert_eq!((remaining(&response, "a"), remaining(&response, "b")), (7, 7));
+}
+
+/// A key that is not ours fails its limits by their mode, and is not touched; other limits do not care.
+fn a_foreign_key_is_left_alone(store: &str, status: u16) {
+    let redis = Redis::start();
+    let rules =
+        limit_with("x", "", 2, "match = { path = \"/x\" }") + &limit_with("y", "", 2, "match = { path = \"/y\" }");
+    let gateway = connected(&redis, &format!("{DEADLINE}\n{store}"), &rules);
+    let mut client = Client::connect(gateway.address);
+    for foreign in [["LPUSH", "rate_limit:{-}:-:x", "mine"], ["SET", "rate_limit:{-}:-:x", "not a bucket"]] {
+        tell(&redis, &foreign);
+        let dump = || -> Vec<u8> { redis::cmd("DUMP").arg(foreign[1]).query(&mut redis.connection()).unwrap() };
+        let before = dump();
+        for _ in 0..3 {
+            let response = client.get("/x", "");
+            assert_eq!((response.status, rate_limit(&response)), (status, Vec::new()));
+        }
+        assert_eq!(dump(), before);
+        tell(&redis, &["DEL", foreign[1]]);
+    }
+    until_error_is_logged(&gateway, "WRONGTYPE");
+    assert_eq!([(); 3].map(|()| client.get("/y", "").status), [200, 200, 429]);
+    assert_eq!([(); 3].map(|()| client.get("/x", "").status), [200, 200, 429]);
+}
+
+#[test]
+fn a_foreign_key_is_left_alone_where_limits_are_open() {
+    a_foreign_key_is_left_alone("on_failure = \"open\"", 200);
+}
+
+#[test]
+fn a_foreign_key_is_left_alone_where_limits_are_closed() {
+    a_foreign_key_is_left_alone("on_failure = \"closed\"", 503);
+}

@@ -1,0 +1,335 @@
+//! Backends: whose turn it is, what happens when one is dead, stale, mute or broken, and what is tried again.
+
+use crate::support::client::{self, Client, Response};
+use crate::support::gateway::{Gateway, config};
+use crate::support::origin::{Origin, read_head, read_request};
+use crate::support::until;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+const POST: &str = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello";
+
+/// A gateway in front of these servers; `upstream` are further lines of the upstream's section.
+fn gateway(servers: &[SocketAddr], upstream: &str) -> Gateway {
+    Gateway::start(&config("", servers, "").replace("[[routes]]", &format!("{upstream}\n[[routes]]")))
+}
+
+/// An address that refuses connections for as long as the socket is held: bound, but not listening.
+fn refusing() -> (socket2::Socket, SocketAddr) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    (socket, address)
+}
+
+/// An address that neither accepts nor refuses: its backlog is full.
+fn black_hole() -> (socket2::Socket, TcpStream, SocketAddr) {
+    let (socket, address) = refusing();
+    socket.listen(0).unwrap();
+    let only = TcpStream::connect(address).unwrap();
+    (socket, only, address)
+}
+
+fn is_upstream_problem(response: &Response, status: u16) {
+    assert_eq!(response.status, status, "{response:?}");
+    assert_eq!(response.field("Content-Type"), Some("application/problem+json"));
+    let problem = response.json();
+    assert_eq!((problem["status"].as_u64(), problem["blame"].as_str()), (Some(status.into()), Some("upstream")));
+    assert_eq!(problem["request_id"], "my-id");
+}
+
+fn ask(gateway: &Gateway, method: &str) -> Response {
+    let mut client = Client::connect(gateway.address);
+    client.send(format!("{method} / HTTP/1.1\r\nHost: h\r\nX-Request-Id: my-id\r\nContent-Length: 2\r\n\r\nhi"));
+    client.response()
+}
+
+fn errors(gateway: &Gateway, kind: &str) -> f64 {
+    gateway.metric(&format!("rateguard_upstream_errors_total{{upstream=\"app\",kind=\"{kind}\"}}"))
+}
+
+fn retries(gateway: &Gateway) -> f64 {
+    gateway.metric("rateguard_upstream_retries_total{upstream=\"app\"}")
+}
+
+#[test]
+fn one_connection_s_requests_go_to_all_backends_alike() {
+    let origins = [Origin::ok(), Origin::ok(), Origin::ok()];
+    let gateway = gateway(&origins.each_ref().map(|origin| origin.address), "");
+    let mut client = Client::connect(gateway.address);
+    for _ in 0..300 {
+        assert_eq!(client.get("/", "").status, 200);
+    }
+    assert_eq!(origins.each_ref().map(|origin| origin.requests().len()), [100; 3]);
+}
+
+#[test]
+fn many_connections_requests_go_to_all_backends_alike() {
+    const WORKERS: usize = 2;
+    let origins = [Origin::ok(), Origin::ok(), Origin::ok()];
+    let gateway = gateway(&origins.each_ref().map(|origin| origin.address), "");
+    let mut clients: Vec<Client> = (0..20).map(|_| Client::connect(gateway.address)).collect();
+    for turn in 0..300 {
+        assert_eq!(clients[turn % 20].get("/", "").status, 200);
+    }
+    // Each worker keeps a round of its own, so each may be in the middle of one.
+    let counts = origins.each_ref().map(|origin| origin.requests().len());
+    let difference = counts.iter().max().unwrap() - counts.iter().min().unwrap();
+    assert_eq!(counts.iter().sum::<usize>(), 300);
+    assert!(difference <= WORKERS, "{counts:?}");
+}
+
+#[test]
+fn a_backend_may_be_named() {
+    let origin = Origin::ok();
+    let text = config("", &[origin.address], "");
+    let gateway = Gateway::start(&text.replace(
+        &format!("servers = [\"{}\"]", origin.address),
+        &format!("servers = [\"localhost:{}\"]", origin.address.port()),
+    ));
+    for _ in 0..10 {
+        assert_eq!(client::get(gateway.address, "/").status, 200);
+    }
+}
+
+#[test]
+fn a_dead_backend_among_three_fails_no_request() {
+    let origins = [Origin::ok(), Origin::ok()];
+    let (_held, dead) = refusing();
+    let gateway = gateway(&[origins[0].address, dead, origins[1].address], "");
+    let mut client = Client::connect(gateway.address);
+    for number in 0..60 {
+        let response = match number % 2 {
+            0 => client.get("/", ""),
+            _ => client.send(POST).response(),
+        };
+        assert_eq!(response.status, 200, "request {number}");
+    }
+    assert_eq!(origins.iter().map(|origin| origin.requests().len()).sum::<usize>(), 60);
+    assert_eq!((errors(&gateway, "connect"), retries(&gateway)), (20.0, 20.0));
+}
+
+#[test]
+fn a_body_still_on_its_way_survives_a_dead_backend() {
+    let origin = Origin::ok();
+    let (_held, dead) = refusing();
+    let gateway = gateway(&[dead, origin.address], "");
+    let mut client = Client::connect(gateway.address);
+    for _ in 0..4 {
+        client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhel");
+        let before = origin.requests().len();
+        until("the head has been passed on", || origin.connections() > 0);
+        assert_eq!(origin.requests().len(), before);
+        assert_eq!(client.send("lo").response().status, 200);
+    }
+    assert!(origin.requests().iter().all(|request| request.body == b"hello"));
+}
+
+#[test]
+fn nobody_to_connect_to_is_502() {
+    let (_held, dead) = refusing();
+    let gateway = gateway(&[dead], "retries = 2");
+    is_upstream_problem(&ask(&gateway, "GET"), 502);
+    is_upstream_problem(&ask(&gateway, "POST"), 502);
+    assert_eq!((errors(&gateway, "connect"), retries(&gateway)), (6.0, 4.0));
+    assert_eq!(gateway.log_of("no backend could be reached").len(), 2);
+}
+
+#[test]
+fn a_connection_that_does_not_come_about_is_504() {
+    let (_listener, _only, hole) = black_hole();
+    let gateway = gateway(&[hole], "retries = 0\ntimeouts = { connect = \"200ms\" }");
+    is_upstream_problem(&ask(&gateway, "GET"), 504);
+    assert_eq!((errors(&gateway, "connect_timeout"), retries(&gateway)), (1.0, 0.0));
+}
+
+#[test]
+fn a_connection_that_does_not_come_about_is_tried_elsewhere() {
+    let origin = Origin::ok();
+    let (_listener, _only, hole) = black_hole();
+    let gateway = gateway(&[hole, origin.address], "timeouts = { connect = \"200ms\" }");
+    for _ in 0..2 {
+        assert_eq!(ask(&gateway, "POST").status, 200);
+    }
+    assert_eq!(origin.requests().len(), 2);
+}
+
+/// A backend that reads requests and does `then` instead of answering; counts the requests.
+fn counting(then: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> (Origin, Arc<AtomicUsize>) {
+    let requests = Arc::new(AtomicUsize::new(0));
+    let counter = requests.clone();
+    let origin = Origin::new(move |mut stream, _| {
+        if read_request(&mut stream).is_some() {
+            counter.fetch_add(1, Ordering::SeqCst);
+            then(&mut stream);
+        }
+    });
+    (origin, requests)
+}
+
+/// Waits until the gateway hangs up.
+fn hold(stream: &mut TcpStream) {
+    let _ = stream.read(&mut [0]);
+}
+
+#[test]
+fn a_backend_that_never_answers_is_504_and_asked_once() {
+    let (origin, requests) = counting(hold);
+    let gateway = gateway(&[origin.address], "timeouts = { response = \"300ms\" }");
+    is_upstream_problem(&ask(&gateway, "GET"), 504);
+    is_upstream_problem(&ask(&gateway, "POST"), 504);
+    assert_eq!(requests.load(Ordering::SeqCst), 2);
+    assert_eq!((errors(&gateway, "timeout"), retries(&gateway)), (2.0, 0.0));
+}
+
+#[test]
+fn a_backend_that_stops_in_its_response_is_cut_off() {
+    let (origin, _) = counting(|stream| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel").unwrap();
+        hold(stream);
+    });
+    let gateway = gateway(&[origin.address], "timeouts = { response = \"300ms\" }");
+    let mut client = Client::connect(gateway.address);
+    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert!(client.try_response(true).is_err());
+}
+
+#[test]
+fn a_get_that_a_backend_drops_is_tried_again_and_a_post_is_not() {
+    let (origin, requests) = counting(|_| {});
+    let gateway = gateway(&[origin.address], "");
+    is_upstream_problem(&ask(&gateway, "GET"), 502);
+    assert_eq!((requests.swap(0, Ordering::SeqCst), retries(&gateway)), (2, 1.0));
+    is_upstream_problem(&ask(&gateway, "POST"), 502);
+    assert_eq!((requests.load(Ordering::SeqCst), retries(&gateway)), (1, 1.0));
+    assert_eq!(errors(&gateway, "receive"), 3.0);
+}
+
+#[test]
+fn nothing_is_tried_again_once_a_byte_came_back() {
+    for start in ["H", "HTTP/1.1 200 OK\r\nContent-Le", "HTTP/1.1 103 Early Hints\r\n\r\n"] {
+        let (origin, requests) = counting(move |stream| stream.write_all(start.as_bytes()).unwrap());
+        let gateway = gateway(&[origin.address], "");
+        let mut client = Client::connect(gateway.address);
+        client.send("GET / HTTP/1.1\r\nHost: h\r\nX-Request-Id: my-id\r\n\r\n");
+        let response = match client.response() {
+            hint if hint.status == 103 => client.response(),
+            response => response,
+        };
+        is_upstream_problem(&response, 502);
+        assert_eq!((requests.load(Ordering::SeqCst), retries(&gateway)), (1, 0.0), "{start:?}");
+    }
+}
+
+/// A backend that answers one request on a connection as if it kept it, and closes it; counts both.
+fn fickle() -> (Origin, Arc<AtomicUsize>, Arc<AtomicUsize>) {
+    let (requests, closed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (seen, endings) = (requests.clone(), closed.clone());
+    let origin = Origin::new(move |mut stream, _| {
+        if read_request(&mut stream).is_some() {
+            seen.fetch_add(1, Ordering::SeqCst);
+            stream.write_all(OK).unwrap();
+        }
+        drop(stream);
+        endings.fetch_add(1, Ordering::SeqCst);
+    });
+    (origin, requests, closed)
+}
+
+#[test]
+fn a_get_never_fails_on_a_connection_that_the_backend_closes_meanwhile() {
+    let (origin, requests, _) = fickle();
+    let gateway = gateway(&[origin.address], "retries = 0");
+    let mut client = Client::connect(gateway.address);
+    for number in 0..200 {
+        assert_eq!(client.get("/", "").status, 200, "request {number}");
+    }
+    assert_eq!(requests.load(Ordering::SeqCst), 200);
+}
+
+#[test]
+fn a_post_is_not_trusted_to_a_connection_that_the_backend_has_closed() {
+    let (origin, requests, closed) = fickle();
+    let gateway = gateway(&[origin.address], "retries = 0");
+    let mut client = Client::connect(gateway.address);
+    for number in 1..=50 {
+        assert_eq!(client.send(POST).response().status, 200, "request {number}");
+        until("the backend has closed the connection", || closed.load(Ordering::SeqCst) == number);
+    }
+    assert_eq!((requests.load(Ordering::SeqCst), retries(&gateway)), (50, 0.0));
+}
+
+#[test]
+fn a_post_that_a_kept_connection_swallows_is_never_sent_twice() {
+    let posts = Arc::new(AtomicUsize::new(0));
+    let counter = posts.clone();
+    let origin = Origin::new(move |mut stream, _| {
+        while let Some(request) = read_request(&mut stream) {
+            if request.line().starts_with("POST") {
+                counter.fetch_add(1, Ordering::SeqCst);
+                return;
+            }
+            stream.write_all(OK).unwrap();
+        }
+    });
+    let gateway = gateway(&[origin.address], "retries = 10");
+    for number in 1..=20 {
+        let mut client = Client::connect(gateway.address);
+        assert_eq!(client.get("/", "").status, 200);
+        assert_eq!(client.send(POST).response().status, 502);
+        assert_eq!(posts.load(Ordering::SeqCst), number);
+    }
+}
+
+#[test]
+fn a_put_on_a_dead_kept_connection_arrives_whole() {
+    let bodies = Arc::new(AtomicUsize::new(0));
+    let counter = bodies.clone();
+    let origin = Origin::new(move |mut stream, _| {
+        // The second request on a connection is dropped.
+        if let Some(request) = read_request(&mut stream) {
+            counter.fetch_add(usize::from(request.body == b"hello"), Ordering::SeqCst);
+            stream.write_all(OK).unwrap();
+            let _ = read_head(&mut stream);
+        }
+    });
+    let gateway = gateway(&[origin.address], "retries = 0");
+    let mut client = Client::connect(gateway.address);
+    for number in 1..=20 {
+        let response = client.send(POST.replace("POST", "PUT")).response();
+        assert_eq!((response.status, bodies.load(Ordering::SeqCst)), (200, number));
+    }
+}
+
+#[test]
+fn an_unused_connection_is_closed_in_time() {
+    let ended = Arc::new(AtomicUsize::new(0));
+    let endings = ended.clone();
+    let origin = Origin::new(move |mut stream, _| {
+        while read_head(&mut stream).is_some() {
+            stream.write_all(OK).unwrap();
+        }
+        endings.fetch_add(1, Ordering::SeqCst);
+    });
+    let gateway = gateway(&[origin.address], "timeouts = { idle = \"200ms\" }");
+    let mut client = Client::connect(gateway.address);
+    assert_eq!(client.get("/", "").status, 200);
+    until("the backend sees the end", || ended.load(Ordering::SeqCst) == 1);
+    assert_eq!(client.get("/", "").status, 200);
+    assert_eq!(origin.connections(), 2);
+}
+
+#[test]
+fn a_backend_that_asks_for_the_end_is_not_asked_again_on_that_connection() {
+    let origin = Origin::answering("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
+    let gateway = gateway(&[origin.address], "");
+    let mut client = Client::connect(gateway.address);
+    for _ in 0..5 {
+        let response = client.get("/", "");
+        assert_eq!((response.status, response.field("Connection")), (200, None));
+    }
+    assert_eq!(origin.connections(), 5);
+}
