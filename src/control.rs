@@ -23,6 +23,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream as UnixPipe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -74,8 +75,8 @@ pub struct Running {
     signals: Arc<Signals>,
     workers: Vec<thread::JoinHandle<()>>,
     /// Where control learns of signals and of workers that failed.
-    woken: std::os::unix::net::UnixStream,
-    wake: std::os::unix::net::UnixStream,
+    woken: UnixPipe,
+    wake: UnixPipe,
     drain: Duration,
 }
 
@@ -92,15 +93,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         0 => thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
     };
-    let mut listeners: Vec<Vec<std::net::TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
-    let mut listening = Vec::new();
-    for &address in &config.server.listen {
-        let opened = worker::listen(address, workers).map_err(|error| StartError::Listen { address, error })?;
-        listening.push(opened[0].local_addr()?);
-        for (own, listener) in listeners.iter_mut().zip(opened) {
-            own.push(listener);
-        }
-    }
+    let (listening, listeners) = open_listeners(&config, workers)?;
     let admin_listener = open_admin(&config)?;
     let rules = Arc::new(Rules::of(&config)?);
     let registry = Arc::new(Registry::new(names(&config, &rules), workers));
@@ -112,7 +105,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     // A worker for each processor stays on it; fewer workers (a CPU quota) are left to the scheduler, or all replicas
     // of a machine would meet on its first processor.
     let pinned = workers >= processors.len();
-    let (woken, wake) = std::os::unix::net::UnixStream::pair()?;
+    let (woken, wake) = UnixPipe::pair()?;
     let mut threads = Vec::new();
     for (number, listeners) in listeners.into_iter().enumerate() {
         let plan = Plan {
@@ -128,17 +121,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
             cap: cap.clone(),
             signals: signals.clone(),
         };
-        let (failed, mut wake) = (signals.clone(), wake.try_clone()?);
-        let body = move || {
-            if let Err(error) = worker::run(plan) {
-                // Half a gateway would serve half the clients and look alive; its supervisor can start a whole one.
-                tracing::error!(worker = number, %error, "a worker cannot run; stopping");
-                failed.failed.store(true, Ordering::Release);
-                // Control reads this as it reads a signal. Where it has gone, so has the process.
-                let _ = wake.write_all(&[0]);
-            }
-        };
-        threads.push(thread::Builder::new().name(format!("worker-{number}")).spawn(body)?);
+        threads.push(spawn(plan, wake.try_clone()?)?);
     }
     let admin = admin_listener.as_ref().map(|listener| listener.local_addr()).transpose()?;
     for address in &listening {
@@ -160,10 +143,42 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     })
 }
 
+/// Opens each address once for every worker; gives the addresses and each worker's listeners.
+fn open_listeners(
+    config: &Config,
+    workers: usize,
+) -> Result<(Vec<SocketAddr>, Vec<Vec<std::net::TcpListener>>), StartError> {
+    let mut listeners: Vec<Vec<std::net::TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
+    let mut listening = Vec::new();
+    for &address in &config.server.listen {
+        let opened = worker::listen(address, workers).map_err(|error| StartError::Listen { address, error })?;
+        listening.push(opened.address);
+        for (own, listener) in listeners.iter_mut().zip(opened.listeners) {
+            own.push(listener);
+        }
+    }
+    Ok((listening, listeners))
+}
+
+/// Starts a worker's thread. Control learns through `wake` that it could not run.
+fn spawn(plan: Plan, mut wake: UnixPipe) -> io::Result<thread::JoinHandle<()>> {
+    let (number, signals) = (plan.number, plan.signals.clone());
+    let body = move || {
+        if let Err(error) = worker::run(plan) {
+            // Half a gateway would serve half the clients and look alive; its supervisor can start a whole one.
+            tracing::error!(worker = number, %error, "a worker cannot run; stopping");
+            signals.failed.store(true, Ordering::Release);
+            // Where control has gone, so has the process.
+            let _ = wake.write_all(&[0]);
+        }
+    };
+    thread::Builder::new().name(format!("worker-{number}")).spawn(body)
+}
+
 fn open_admin(config: &Config) -> Result<Option<std::net::TcpListener>, StartError> {
     let Some(address) = config.admin else { return Ok(None) };
     let opened = worker::listen(address, 1).map_err(|error| StartError::Listen { address, error })?;
-    Ok(opened.into_iter().next())
+    Ok(opened.listeners.into_iter().next())
 }
 
 fn names(config: &Config, rules: &Rules) -> Names {

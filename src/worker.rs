@@ -217,8 +217,16 @@ pub fn processors() -> Vec<usize> {
     }
 }
 
+/// An address that is listened on.
+pub struct Opened {
+    /// With the port that the kernel chose where 0 was asked for.
+    pub address: SocketAddr,
+    /// One for each worker.
+    pub listeners: Vec<std::net::TcpListener>,
+}
+
 /// Opens `workers` listeners on one address. Port 0 becomes the same free port for all.
-pub fn listen(address: SocketAddr, workers: usize) -> io::Result<Vec<std::net::TcpListener>> {
+pub fn listen(address: SocketAddr, workers: usize) -> io::Result<Opened> {
     // SO_REUSEPORT would let a second gateway take half of the clients in silence. Without it, this fails.
     let alone = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     alone.set_reuse_address(true)?;
@@ -239,7 +247,7 @@ pub fn listen(address: SocketAddr, workers: usize) -> io::Result<Vec<std::net::T
         address = listener.local_addr()?;
         listeners.push(listener);
     }
-    Ok(listeners)
+    Ok(Opened { address, listeners })
 }
 
 /// Runs a worker on this thread until it has stopped.

@@ -16,6 +16,8 @@ const LIMITS: &str = "[[limits]]\nname = \"per-user\"\nby = [\"user\", \"endpoin
 fn a_running_gateway_is_alive_and_ready() {
     let origin = Origin::ok();
     let gateway = Gateway::start(&config("", &[origin.address], ""));
+    assert_eq!(client::get(gateway.admin, "/healthz").status, 200);
+    until("it is ready", || client::get(gateway.admin, "/readyz").status == 200);
     let mut probe = Client::connect(gateway.admin);
     for (path, text) in [("/healthz", "alive\n"), ("/readyz", "ready\n"), ("/readyz?x=1", "ready\n")] {
         let response = probe.get(path, "");
@@ -55,6 +57,7 @@ fn a_draining_gateway_is_alive_and_not_ready() {
 fn a_head_request_gets_the_head_alone() {
     let origin = Origin::ok();
     let gateway = Gateway::start(&config("", &[origin.address], ""));
+    until("it is ready", || client::get(gateway.admin, "/readyz").status == 200);
     let mut probe = Client::connect(gateway.admin);
     for path in ["/healthz", "/readyz"] {
         let whole = probe.get(path, "");
@@ -127,8 +130,13 @@ fn the_admin_port_can_be_off() {
 struct Scrape {
     /// Families by name, with their types.
     families: BTreeMap<String, String>,
-    /// Series in order: name, labels, value.
-    samples: Vec<(String, Vec<(String, String)>, f64)>,
+    samples: Vec<Sample>,
+}
+
+struct Sample {
+    name: String,
+    labels: Vec<(String, String)>,
+    value: f64,
 }
 
 impl Scrape {
@@ -156,7 +164,8 @@ impl Scrape {
                 None => (series, Vec::new()),
             };
             assert!(name.starts_with(&family), "{line:?} stands under {family}");
-            scrape.samples.push((name.into(), labels, value.parse().unwrap_or_else(|_| panic!("{line:?}"))));
+            let value = value.parse().unwrap_or_else(|_| panic!("{line:?}"));
+            scrape.samples.push(Sample { name: name.into(), labels, value });
         }
         scrape
     }
@@ -181,17 +190,20 @@ fn metrics_are_well_formed() {
     let kind = response.field("Content-Type").unwrap();
     assert!(kind.starts_with("application/openmetrics-text; version=1.0.0"), "{kind}");
     let scrape = Scrape::parse(&response.text());
-    let series: BTreeSet<String> = scrape.samples.iter().map(|(name, labels, _)| format!("{name}{labels:?}")).collect();
+    let series: BTreeSet<String> =
+        scrape.samples.iter().map(|sample| format!("{}{:?}", sample.name, sample.labels)).collect();
     assert_eq!(series.len(), scrape.samples.len(), "a series stands twice");
     for (family, kind) in &scrape.families {
-        let own: Vec<_> = scrape.samples.iter().filter(|(name, ..)| name.starts_with(family.as_str())).collect();
+        let own: Vec<_> = scrape.samples.iter().filter(|sample| sample.name.starts_with(family)).collect();
         assert!(family.starts_with("rateguard_") && !own.is_empty(), "{family}");
         if kind == "counter" {
-            assert!(own.iter().all(|(name, ..)| *name == format!("{family}_total")), "{family}");
+            assert!(own.iter().all(|sample| sample.name == format!("{family}_total")), "{family}");
         }
         if kind == "histogram" {
-            let buckets: Vec<f64> = own.iter().filter(|(name, ..)| name.ends_with("_bucket")).map(|s| s.2).collect();
-            let count = own.iter().find(|(name, ..)| name.ends_with("_count")).unwrap().2;
+            let ending = |end: &str| -> Vec<f64> {
+                own.iter().filter(|sample| sample.name.ends_with(end)).map(|sample| sample.value).collect()
+            };
+            let (buckets, count) = (ending("_bucket"), ending("_count")[0]);
             assert!(buckets.is_sorted() && buckets.last() == Some(&count), "{family}: {buckets:?} {count}");
         }
     }
@@ -227,7 +239,7 @@ fn nothing_that_a_client_sends_becomes_a_label() {
     let gateway = Gateway::start(&config("", &[origin.address], LIMITS));
     let series = || {
         let scrape = Scrape::parse(&client::get(gateway.admin, "/metrics").text());
-        let labels = scrape.samples.into_iter().map(|(name, labels, _)| (name, labels));
+        let labels = scrape.samples.into_iter().map(|sample| (sample.name, sample.labels));
         labels.collect::<BTreeSet<_>>()
     };
     // So that every status class has been seen before.

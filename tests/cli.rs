@@ -316,6 +316,7 @@ fn a_health_check_follows_readiness() {
     let backend = Program::start(&["backend", "--listen", "127.0.0.1:0"]);
     let gateway = Gateway::start(&config("", &[backend.address_after("listening on http://")], ""));
     let admin = gateway.admin.to_string();
+    until("it is ready", || client::get(gateway.admin, "/readyz").status == 200);
     assert_eq!(run(&["healthcheck", "--admin", &admin]).0, Some(0));
     let mut client = Client::connect(gateway.address);
     client.send("GET /slow?ms=60000 HTTP/1.1\r\nHost: h\r\n\r\n");

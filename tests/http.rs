@@ -251,72 +251,88 @@ fn a_malformed_chunk_that_comes_with_its_head_is_refused_before_the_backend_hear
 }
 
 /// A backend that never answers; keeps what it gets of each request.
-fn silent_origin() -> (Origin, Arc<AtomicUsize>, Arc<Mutex<Vec<Vec<u8>>>>) {
-    let heads = Arc::new(AtomicUsize::new(0));
-    let bodies: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
-    let (seen, ended) = (heads.clone(), bodies.clone());
-    let origin = Origin::new(move |mut stream, _| {
-        if read_head(&mut stream).is_some() {
-            seen.fetch_add(1, Ordering::SeqCst);
-        }
-        let mut body = Vec::new();
-        let _ = stream.read_to_end(&mut body);
-        ended.lock().unwrap().push(body);
-    });
-    (origin, heads, bodies)
+struct Silent {
+    origin: Origin,
+    heads: Arc<AtomicUsize>,
+    bodies: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl Silent {
+    fn new() -> Silent {
+        let heads = Arc::new(AtomicUsize::new(0));
+        let bodies: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
+        let (seen, ended) = (heads.clone(), bodies.clone());
+        let origin = Origin::new(move |mut stream, _| {
+            if read_head(&mut stream).is_some() {
+                seen.fetch_add(1, Ordering::SeqCst);
+            }
+            let mut body = Vec::new();
+            let _ = stream.read_to_end(&mut body);
+            ended.lock().unwrap().push(body);
+        });
+        Silent { origin, heads, bodies }
+    }
+
+    fn until_heads(&self, count: usize) {
+        until("the backend has the head", || self.heads.load(Ordering::SeqCst) == count);
+    }
+
+    /// The body of the request with this number, once its connection has ended.
+    fn body(&self, number: usize) -> Vec<u8> {
+        until("the backend sees the end", || self.bodies.lock().unwrap().len() > number);
+        self.bodies.lock().unwrap()[number].clone()
+    }
 }
 
 #[test]
 fn a_chunk_that_turns_out_malformed_on_the_way_never_becomes_a_whole_request() {
-    let (origin, heads, bodies) = silent_origin();
-    let gateway = Gateway::start(&config("", &[origin.address], ""));
+    let silent = Silent::new();
+    let gateway = Gateway::start(&config("", &[silent.origin.address], ""));
     for (number, chunks) in BAD_CHUNKS.iter().enumerate() {
         let mut client = Client::connect(gateway.address);
         client.send(format!("{CHUNKED}3\r\nabc\r\n"));
-        until("the backend has the head", || heads.load(Ordering::SeqCst) == number + 1);
+        silent.until_heads(number + 1);
         client.send(chunks).send(SECOND);
         let response = client.try_response(true).unwrap_or_else(|error| panic!("{chunks:?}: {error}"));
         assert_eq!(response.status, 400, "{chunks:?}");
         is_problem(&response, "client");
         assert!(client.is_closed(), "{chunks:?}");
-        until("the backend sees the end", || bodies.lock().unwrap().len() == number + 1);
-        let body = bodies.lock().unwrap()[number].clone();
+        let body = silent.body(number);
         assert!(body.starts_with(b"3\r\nabc\r\n") && !body.ends_with(b"0\r\n\r\n"), "{chunks:?} became {body:?}");
     }
-    assert_eq!(heads.load(Ordering::SeqCst), BAD_CHUNKS.len());
+    silent.until_heads(BAD_CHUNKS.len());
 }
 
 #[test]
 fn endless_extensions_and_trailers_are_refused() {
-    let (origin, heads, bodies) = silent_origin();
-    let gateway = Gateway::start(&config("", &[origin.address], ""));
-    for endless in [format!("1;{}", "e".repeat(2000)), format!("0\r\n{}", "a: b\r\n".repeat(2000))] {
-        let number = heads.load(Ordering::SeqCst);
+    let silent = Silent::new();
+    let gateway = Gateway::start(&config("", &[silent.origin.address], ""));
+    for (number, endless) in
+        [format!("1;{}", "e".repeat(2000)), format!("0\r\n{}", "a: b\r\n".repeat(2000))].iter().enumerate()
+    {
         let mut client = Client::connect(gateway.address);
         client.send(CHUNKED);
-        until("the backend has the head", || heads.load(Ordering::SeqCst) > number);
+        silent.until_heads(number + 1);
         client.send(endless);
         assert_eq!(client.response().status, 400);
         assert!(client.is_closed());
-        until("the backend sees the end", || bodies.lock().unwrap().len() > number);
-        assert_eq!(bodies.lock().unwrap()[number], b"");
+        assert_eq!(silent.body(number), b"");
     }
 }
 
 #[test]
 fn a_chunked_body_that_passes_the_bound_on_the_way_never_becomes_a_whole_request() {
-    let (origin, heads, bodies) = silent_origin();
-    let gateway = Gateway::start(&config("max_body = \"1KiB\"", &[origin.address], ""));
+    let silent = Silent::new();
+    let gateway = Gateway::start(&config("max_body = \"1KiB\"", &[silent.origin.address], ""));
     let mut client = Client::connect(gateway.address);
     client.send(CHUNKED).send(format!("400\r\n{}\r\n", "x".repeat(1024)));
-    until("the backend has the head", || heads.load(Ordering::SeqCst) == 1);
+    silent.until_heads(1);
     client.send("1\r\nx\r\n0\r\n\r\n").send(SECOND);
     let response = client.response();
     assert_eq!(response.status, 413);
     is_problem(&response, "client");
     assert!(client.is_closed());
-    until("the backend sees the end", || bodies.lock().unwrap().len() == 1);
-    assert!(!bodies.lock().unwrap()[0].ends_with(b"0\r\n\r\n"));
+    assert!(!silent.body(0).ends_with(b"0\r\n\r\n"));
 }
 
 #[test]

@@ -54,3 +54,6 @@ mod logs;
 
 /// The commands as a user meets them.
 mod cli;
+
+/// The source as the house rules want it.
+mod tidy;

@@ -6,7 +6,7 @@ use crate::support::origin::{Origin, read_head};
 use crate::support::{signal, until};
 use rustix::process::Signal;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -289,6 +289,25 @@ fn there_are_as_many_workers_as_configured() {
         for _ in 0..20 {
             assert_eq!(client::get(gateway.address, "/").status, 200);
         }
+    }
+}
+
+#[test]
+fn all_interfaces_of_both_families_can_be_listened_on() {
+    // Below the ports that the kernel gives to others; the same one for both, so it cannot be the kernel's choice.
+    let start = fastrand::u16(20_000..30_000);
+    let free = |port: &u16| ["0.0.0.0", "[::]"].iter().all(|ip| TcpListener::bind(format!("{ip}:{port}")).is_ok());
+    let Some(port) = (start..start + 100).find(free) else {
+        println!("not tested: there is no IPv6 here");
+        return;
+    };
+    let origin = Origin::ok();
+    let both = format!("listen = [\"0.0.0.0:{port}\", \"[::]:{port}\"]");
+    let text = config("", &[origin.address], "").replacen("listen = \"127.0.0.1:0\"", &both, 1);
+    let gateway = Gateway::start(&text);
+    assert_eq!(gateway.log_of("listening").len(), 2);
+    for address in [format!("127.0.0.1:{port}"), format!("[::1]:{port}")] {
+        assert_eq!(client::get(address.parse().unwrap(), "/").status, 200, "{address}");
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::support::client::{self, Client};
 use crate::support::gateway::{Gateway, config};
 use crate::support::origin::{Origin, Request, read_head, read_request};
+use crate::support::{PATIENCE, until};
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,7 +22,8 @@ fn forwarded(server: &str, request: &str) -> Request {
 }
 
 const FROM_A_PROXY: &str = "GET / HTTP/1.1\r\nHost: a.example\r\nX-Forwarded-For: 192.0.2.1\r\n\
-    x-forwarded-for: 192.0.2.2\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: b.example\r\nVia: 1.0 front\r\n\r\n";
+    x-forwarded-for: 192.0.2.2\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: b.example\r\n\
+    Forwarded: for=192.0.2.1\r\nX-Real-IP: 192.0.2.1\r\nVia: 1.0 front\r\n\r\n";
 
 #[test]
 fn forwarding_fields_of_strangers_are_replaced() {
@@ -31,6 +33,7 @@ fn forwarding_fields_of_strangers_are_replaced() {
     assert_eq!(request.fields("X-Forwarded-Host"), ["a.example"]);
     assert_eq!(request.fields("Host"), ["a.example"]);
     assert_eq!(request.fields("Via"), ["1.0 front", "1.1 rateguard"]);
+    assert_eq!((request.field("Forwarded"), request.field("X-Real-IP")), (None, None));
 }
 
 #[test]
@@ -40,6 +43,7 @@ fn forwarding_fields_of_trusted_proxies_are_kept_and_extended() {
     assert_eq!(request.fields("X-Forwarded-Proto"), ["https"]);
     assert_eq!(request.fields("X-Forwarded-Host"), ["b.example"]);
     assert_eq!(request.fields("Host"), ["a.example"]);
+    assert_eq!((request.field("Forwarded"), request.field("X-Real-IP")), (Some("for=192.0.2.1"), Some("192.0.2.1")));
 }
 
 #[test]
@@ -361,4 +365,29 @@ fn bytes_after_a_response_are_nobody_s_answer() {
         assert_eq!(client.get("/", "").text(), "ok");
     }
     assert_eq!(origin.connections(), 10);
+}
+
+#[test]
+fn bytes_between_two_responses_are_nobody_s_answer() {
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counter = sent.clone();
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let origin = Origin::new(move |mut stream, _| {
+        while read_head(&mut stream).is_some() {
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").unwrap();
+            if wait.lock().unwrap().recv_timeout(PATIENCE).is_err() {
+                return;
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil").unwrap();
+            counter.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let gateway = gateway("", &origin);
+    let mut client = Client::connect(gateway.address);
+    for number in 1..=10 {
+        assert_eq!(client.get("/", "").text(), "ok", "request {number}");
+        go.send(()).unwrap();
+        until("the backend has sent what nobody asked for", || sent.load(Ordering::SeqCst) == number);
+    }
 }
