@@ -93,6 +93,9 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         0 => thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
     };
+    for &address in config.server.listen.iter().chain(&config.admin) {
+        worker::check_free(address).map_err(|error| StartError::Listen { address, error })?;
+    }
     let (listening, listeners) = open_listeners(&config, workers)?;
     let admin_listener = open_admin(&config)?;
     let rules = Arc::new(Rules::of(&config)?);
