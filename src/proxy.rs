@@ -4,12 +4,12 @@
 #![allow(clippy::disallowed_types, reason = "shell: serves a client's socket")]
 
 use crate::conn::{Conn, End, INPUT_START};
-use crate::gateway::{Gateway, Rules, Scratch};
+use crate::gateway::{Gateway, Scratch};
 use crate::http::forward::client_request_id;
 use crate::http::head::RequestHead;
 use crate::http::{Framing, Refusal, Version};
 use crate::identity;
-use crate::limit::policy::{Mode, Subject};
+use crate::limit::policy::{Mode, Sheet, Subject};
 use crate::limit::{Decision, StoreFault};
 use crate::log::Take;
 use crate::metrics::{Outcome as Counted, StoreError};
@@ -18,7 +18,7 @@ use crate::reply::{self, Addressee, Denial, Failure};
 use crate::route::host_without_port;
 use crate::time::Micros;
 use monoio::net::TcpStream;
-use std::fmt::Write;
+use std::mem::take;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
@@ -31,9 +31,6 @@ const LINGER_MAX: usize = 1024 * 1024;
 
 /// How long such a client is listened to.
 const LINGER: Duration = Duration::from_secs(2);
-
-/// The route of a request that has none.
-const UNROUTED: Option<usize> = None;
 
 /// What comes after a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -55,7 +52,16 @@ pub async fn serve(stream: TcpStream, peer: SocketAddr, gateway: Rc<Gateway>) {
     let mut next = Next::Request;
     while next == Next::Request && await_request(&mut client, &gateway).await {
         let mut scratch = gateway.scratch();
-        next = serve_request(&mut client, &peer, &gateway, &mut scratch).await;
+        let started = gateway.clock.now();
+        let mut request = Request {
+            client: &mut client,
+            peer: &peer,
+            gateway: &gateway,
+            scratch: &mut scratch,
+            started,
+            route: None,
+        };
+        next = request.serve().await;
         gateway.return_scratch(scratch);
         client.reader.shrink();
     }
@@ -91,100 +97,16 @@ async fn await_request(client: &mut Conn, gateway: &Gateway) -> bool {
     received.is_ok()
 }
 
-/// Reads on to the end of the head. `Err(None)`: the client has gone.
-async fn read_head(client: &mut Conn, gateway: &Gateway, scratch: &mut Scratch) -> Result<(), Option<Failure>> {
-    let bounds = &gateway.rules.bounds;
-    let mut looked_at = 0;
-    let mut waiting = false;
-    loop {
-        let data = client.reader.data();
-        // A head without its empty line is parsed once only, so that one byte at a time costs no more than it must.
-        if looked_at == 0 || data.len() >= bounds.head_max || has_empty_line(data, looked_at) {
-            match scratch.head.parse(data, bounds) {
-                Ok(true) => break,
-                Ok(false) => {}
-                Err(refusal) => return Err(Some(Failure::Refused(refusal))),
-            }
-        }
-        looked_at = data.len();
-        if !waiting {
-            client.reader.deadline(gateway.rules.timeouts.head);
-            waiting = true;
-        }
-        client.reader.fill(bounds.head_max).await.map_err(|end| match end {
-            End::TimedOut => Some(Failure::TooSlow),
-            End::Closed | End::Broken => None,
-        })?;
-    }
-    client.reader.no_deadline();
-    Ok(())
-}
-
-/// Whether an empty line ends in the bytes from `from` on.
-fn has_empty_line(data: &[u8], from: usize) -> bool {
-    let tail = &data[from.saturating_sub(3)..];
-    memchr::memchr_iter(b'\n', tail).any(|at| matches!(&tail[at + 1..], [b'\n', ..] | [b'\r', b'\n', ..]))
-}
-
-/// Serves the request that starts the client's buffer.
-async fn serve_request(client: &mut Conn, peer: &Peer, gateway: &Gateway, scratch: &mut Scratch) -> Next {
-    scratch.fields.clear();
-    if let Err(failure) = read_head(client, gateway, scratch).await {
-        let Some(failure) = failure else { return Next::Close };
-        scratch.request_id.clear();
-        scratch.head = RequestHead::default();
-        return refuse(client, gateway, scratch, &failure, UNROUTED, gateway.clock.now()).await;
-    }
-    let started = gateway.clock.now();
-    take_request_id(client, scratch);
-    let rules = &gateway.rules;
-    if let (Framing::Length(length), Some(most)) = (scratch.head.framing, rules.bounds.body_max)
-        && length > most
-    {
-        let failure = Failure::Refused(Refusal::BodyTooLarge);
-        return refuse(client, gateway, scratch, &failure, UNROUTED, started).await;
-    }
-    let route = match place(rules, client, peer, scratch) {
-        Ok(route) => route,
-        Err(failure) => return answer(client, gateway, scratch, &failure, UNROUTED, started).await,
-    };
-    match decide(client, gateway, scratch, route, started).await {
-        Verdict::Pass => {}
-        Verdict::Deny => return deny(client, peer, gateway, scratch, route, started).await,
-        Verdict::Unavailable(fault) => {
-            let failure = Failure::StoreClosed(fault);
-            return answer(client, gateway, scratch, &failure, Some(route), started).await;
-        }
-    }
-    forward(client, peer, gateway, scratch, route, started).await
-}
-
-/// Keeps the client's request id, or makes one.
-fn take_request_id(client: &Conn, scratch: &mut Scratch) {
-    scratch.request_id.clear();
-    match client_request_id(&scratch.head, client.reader.data()) {
-        Some(id) => scratch.request_id.extend_from_slice(id),
-        None => {
-            const DIGITS: &[u8; 16] = b"0123456789abcdef";
-            let random = fastrand::u128(..);
-            let digits = (0..32).map(|place| DIGITS[(random >> (4 * place)) as usize & 15]);
-            scratch.request_id.extend(digits);
-        }
-    }
-}
-
-/// Who asks, for what, and which limits apply; gives the route.
-fn place(rules: &Rules, client: &Conn, peer: &Peer, scratch: &mut Scratch) -> Result<usize, Failure> {
-    let Scratch { head, caller, endpoint, sheet, .. } = scratch;
-    let buffer = client.reader.data();
-    rules.identity.of(head, buffer, peer.ip, caller)?;
-    identity::endpoint(head.target.of(buffer), endpoint);
-    let host = host_without_port(head.host.of(buffer));
-    let route = rules.routes.longest(host, endpoint, head.method.of(buffer)).ok_or(Failure::NoRoute)?;
-    let route_label = &rules.route_table[route].label;
-    let subject = Subject { head, buffer, host, endpoint, route: route_label, caller };
-    rules.policy.apply(&subject, sheet);
-    Ok(route)
+/// The request at hand: what all its parts share.
+struct Request<'r> {
+    client: &'r mut Conn,
+    peer: &'r Peer,
+    gateway: &'r Gateway,
+    scratch: &'r mut Scratch,
+    /// When its head was complete: the time of its decision, and what durations count from.
+    started: Micros,
+    /// Its route, once that is known.
+    route: Option<usize>,
 }
 
 /// What the limits say.
@@ -194,42 +116,309 @@ enum Verdict {
     Unavailable(StoreFault),
 }
 
-async fn decide(client: &Conn, gateway: &Gateway, scratch: &mut Scratch, route: usize, started: Micros) -> Verdict {
-    let rules = &gateway.rules;
-    let sheet = &mut scratch.sheet;
-    if sheet.applied().is_empty() {
-        return Verdict::Pass;
-    }
-    let decision = gateway.limiter.decide(&rules.policy, sheet, rules.on_failure, started).await;
-    if gateway.limiter.is_remote() {
-        gateway.metrics.decision_took(gateway.clock.now().since(started));
-    }
-    count(gateway, scratch, decision);
-    let shadowed =
-        scratch.sheet.outcomes().any(|(applied, level)| level.short && rules.policy.rule(applied).mode == Mode::Shadow);
-    match decision {
-        Decision::Allow | Decision::Deny if shadowed => log_shadow(client, gateway, scratch, route, started),
-        _ => {}
-    }
-    match decision {
-        Decision::Allow => {
-            reply::rate_limit_fields(&mut scratch.fields, &rules.policy, &scratch.sheet);
-            Verdict::Pass
+impl Request<'_> {
+    /// The whole way of one request.
+    async fn serve(&mut self) -> Next {
+        if let Err(failure) = self.read_head().await {
+            let Some(failure) = failure else { return Next::Close };
+            self.scratch.head = RequestHead::default();
+            return self.refuse(&failure).await;
         }
-        Decision::Deny => Verdict::Deny,
-        Decision::FailOpen(_) => Verdict::Pass,
-        Decision::FailClosed(fault) => Verdict::Unavailable(fault),
+        self.take_request_id();
+        if self.is_body_too_large() {
+            return self.refuse(&Failure::Refused(Refusal::BodyTooLarge)).await;
+        }
+        if let Err(failure) = self.place() {
+            return self.answer(&failure).await;
+        }
+        match self.decide().await {
+            Verdict::Pass => self.forward().await,
+            Verdict::Deny => self.deny().await,
+            Verdict::Unavailable(fault) => self.answer(&Failure::StoreClosed(fault)).await,
+        }
+    }
+
+    /// Reads on to the end of the head. `Err(None)`: the client has gone.
+    async fn read_head(&mut self) -> Result<(), Option<Failure>> {
+        self.scratch.request_id.clear();
+        self.scratch.fields.clear();
+        let rules = &self.gateway.rules;
+        let mut looked_at = 0;
+        loop {
+            let data = self.client.reader.data();
+            // A head without its empty line is parsed once only, so that one byte at a time costs no more than it must.
+            if looked_at == 0 || data.len() >= rules.bounds.head_max || has_empty_line(data, looked_at) {
+                match self.scratch.head.parse(data, &rules.bounds) {
+                    Ok(true) => break,
+                    Ok(false) => {}
+                    Err(refusal) => return Err(Some(Failure::Refused(refusal))),
+                }
+            }
+            if looked_at == 0 {
+                self.client.reader.deadline(rules.timeouts.head);
+            }
+            looked_at = data.len();
+            self.client.reader.fill(rules.bounds.head_max).await.map_err(|end| match end {
+                End::TimedOut => Some(Failure::TooSlow),
+                End::Closed | End::Broken => None,
+            })?;
+        }
+        self.client.reader.no_deadline();
+        self.started = self.gateway.clock.now();
+        Ok(())
+    }
+
+    /// Keeps the client's request id, or makes one.
+    fn take_request_id(&mut self) {
+        let id = &mut self.scratch.request_id;
+        match client_request_id(&self.scratch.head, self.client.reader.data()) {
+            Some(given) => id.extend_from_slice(given),
+            None => {
+                const DIGITS: &[u8; 16] = b"0123456789abcdef";
+                let random = fastrand::u128(..);
+                id.extend((0..32).map(|place| DIGITS[(random >> (4 * place)) as usize & 15]));
+            }
+        }
+    }
+
+    fn is_body_too_large(&self) -> bool {
+        match (self.scratch.head.framing, self.gateway.rules.bounds.body_max) {
+            (Framing::Length(length), Some(most)) => length > most,
+            _ => false,
+        }
+    }
+
+    /// Who asks, for what, where it goes, and which limits apply.
+    fn place(&mut self) -> Result<(), Failure> {
+        let rules = &self.gateway.rules;
+        let Scratch { head, caller, endpoint, sheet, .. } = &mut *self.scratch;
+        let buffer = self.client.reader.data();
+        rules.identity.of(head, buffer, self.peer.ip, caller)?;
+        identity::endpoint(head.target.of(buffer), endpoint);
+        let host = host_without_port(head.host.of(buffer));
+        let route = rules.routes.longest(host, endpoint, head.method.of(buffer)).ok_or(Failure::NoRoute)?;
+        self.route = Some(route);
+        let subject = Subject { head, buffer, host, endpoint, route: &rules.route_table[route].label, caller };
+        rules.policy.apply(&subject, sheet);
+        Ok(())
+    }
+
+    async fn decide(&mut self) -> Verdict {
+        let Gateway { rules, limiter, metrics, clock, .. } = self.gateway;
+        let sheet = &mut self.scratch.sheet;
+        if sheet.applied().is_empty() {
+            return Verdict::Pass;
+        }
+        let decision = limiter.decide(&rules.policy, sheet, rules.on_failure, self.started).await;
+        if limiter.is_remote() {
+            metrics.decision_took(clock.now().since(self.started));
+        }
+        count(self.gateway, sheet, decision);
+        match decision {
+            Decision::Allow => {
+                self.log_shadow();
+                reply::rate_limit_fields(&mut self.scratch.fields, &rules.policy, &self.scratch.sheet);
+                Verdict::Pass
+            }
+            Decision::Deny => {
+                self.log_shadow();
+                Verdict::Deny
+            }
+            Decision::FailOpen(_) => Verdict::Pass,
+            Decision::FailClosed(fault) => Verdict::Unavailable(fault),
+        }
+    }
+
+    /// Answers 429, with the reason in fields, body and log.
+    async fn deny(&mut self) -> Next {
+        let policy = &self.gateway.rules.policy;
+        let Some(denial) = Denial::of(policy, &self.scratch.sheet) else { return Next::Close };
+        self.log_denial(&denial);
+        let keep_alive = self.can_go_on();
+        let mut out = take(&mut self.scratch.back);
+        out.clear();
+        reply::rate_limit_fields(&mut self.scratch.fields, policy, &self.scratch.sheet);
+        reply::too_many(
+            &mut out,
+            &denial,
+            &self.scratch.fields,
+            &addressee(self.scratch, keep_alive, &self.gateway.date.borrow()),
+        );
+        self.scratch.back = out;
+        self.send(429, keep_alive).await
+    }
+
+    /// Forwards to the route's upstream; our own answer where that fails.
+    async fn forward(&mut self) -> Next {
+        let Some(route) = self.route else { return Next::Close };
+        let upstream = self.gateway.rules.route_table[route].upstream;
+        let keep_alive = self.scratch.head.keep_alive && !self.gateway.draining.get();
+        let peer = &self.peer.text;
+        match relay::exchange(self.client, self.gateway, self.scratch, peer, upstream, keep_alive).await {
+            Outcome::Done { status, keep_alive } => {
+                self.count_answer(status);
+                match keep_alive {
+                    true => Next::Request,
+                    false => Next::Linger,
+                }
+            }
+            Outcome::Cut(status) => {
+                self.count_answer(status);
+                if self.scratch.head.version == Version::Http10 {
+                    // Its body may end with the connection: only a reset tells that this is not its end.
+                    self.client.abort();
+                }
+                Next::Close
+            }
+            Outcome::Failed(failure) => {
+                self.log_trouble(&failure, upstream);
+                // The head has been used up, and it is not known how much of the body.
+                self.refuse(&failure).await
+            }
+        }
+    }
+
+    /// Answers a failure to a request whose head is still in the buffer; the connection goes on where it can.
+    async fn answer(&mut self, failure: &Failure) -> Next {
+        let keep_alive = self.can_go_on();
+        self.write_failure(failure, keep_alive);
+        self.send(failure.answer().status, keep_alive).await
+    }
+
+    /// Answers a failure and ends the connection.
+    async fn refuse(&mut self, failure: &Failure) -> Next {
+        self.write_failure(failure, false);
+        self.send(failure.answer().status, false).await
+    }
+
+    fn write_failure(&mut self, failure: &Failure, keep_alive: bool) {
+        let mut out = take(&mut self.scratch.back);
+        out.clear();
+        reply::failure(&mut out, failure, &addressee(self.scratch, keep_alive, &self.gateway.date.borrow()));
+        self.scratch.back = out;
+    }
+
+    /// Whether the connection can carry another request after our own answer: the body must not be long.
+    fn can_go_on(&self) -> bool {
+        let head = &self.scratch.head;
+        let is_short = match head.framing {
+            Framing::Empty => true,
+            Framing::Length(length) => {
+                let here = self.client.reader.data().len().saturating_sub(head.len) as u64;
+                here >= length || (length <= DISCARD_MAX && !head.expects_continue)
+            }
+            Framing::Chunked | Framing::UntilClose => false,
+        };
+        is_short && head.keep_alive && !self.gateway.draining.get()
+    }
+
+    /// Sends the answer that stands in `scratch.back`, and reads the rest of the request where the connection goes on.
+    async fn send(&mut self, status: u16, keep_alive: bool) -> Next {
+        let timeouts = &self.gateway.rules.timeouts;
+        let sent = self.client.writer.send(&mut self.scratch.back, timeouts.write).await;
+        self.count_answer(status);
+        if sent.result.is_err() {
+            return Next::Close;
+        }
+        if !keep_alive {
+            return Next::Linger;
+        }
+        let reader = &mut self.client.reader;
+        reader.consume(self.scratch.head.len);
+        let Framing::Length(mut left) = self.scratch.head.framing else { return Next::Request };
+        loop {
+            let here = reader.data().len();
+            let used = usize::try_from(left).unwrap_or(usize::MAX).min(here);
+            reader.consume(used);
+            left -= used as u64;
+            if left == 0 {
+                return Next::Request;
+            }
+            reader.deadline(timeouts.body);
+            if reader.fill(relay::PIECE_MAX).await.is_err() {
+                return Next::Close;
+            }
+        }
+    }
+
+    fn count_answer(&self, status: u16) {
+        self.gateway.metrics.request(self.route, status, self.gateway.clock.now().since(self.started));
+    }
+
+    fn method(&self) -> &str {
+        text(self.scratch.head.method.of(self.client.reader.data()))
+    }
+
+    fn log_denial(&self, denial: &Denial<'_>) {
+        if !self.gateway.rules.log_denied {
+            return;
+        }
+        let Take::Write { suppressed } = self.gateway.may_log_denial(self.started) else { return };
+        tracing::info!(
+            limit = denial.limit,
+            rate = %denial.rate,
+            burst = denial.burst,
+            retry_after_ms = denial.retry_after_ms(),
+            user = text(&self.scratch.caller.user),
+            peer = self.peer.text,
+            method = self.method(),
+            endpoint = text(&self.scratch.endpoint),
+            request_id = text(&self.scratch.request_id),
+            suppressed,
+            "denied"
+        );
+    }
+
+    /// Tells which limits in shadow mode would have denied the request.
+    fn log_shadow(&self) {
+        let policy = &self.gateway.rules.policy;
+        let outcomes = self.scratch.sheet.outcomes();
+        let rules = outcomes.filter(|(_, level)| level.short).map(|(applied, _)| policy.rule(applied));
+        let mut names = rules.filter(|rule| rule.mode == Mode::Shadow).map(|rule| rule.name.as_str()).peekable();
+        if names.peek().is_none() || !self.gateway.rules.log_denied {
+            return;
+        }
+        let Take::Write { suppressed } = self.gateway.may_log_denial(self.started) else { return };
+        tracing::info!(
+            limits = names.collect::<Vec<_>>().join(","),
+            user = text(&self.scratch.caller.user),
+            peer = self.peer.text,
+            method = self.method(),
+            endpoint = text(&self.scratch.endpoint),
+            request_id = text(&self.scratch.request_id),
+            suppressed,
+            "would deny (shadow)"
+        );
+    }
+
+    fn log_trouble(&self, failure: &Failure, upstream: usize) {
+        let answer = failure.answer();
+        if answer.blame != "upstream" {
+            return;
+        }
+        let Take::Write { suppressed } = self.gateway.may_log_trouble(self.started) else { return };
+        tracing::warn!(
+            upstream = self.gateway.upstreams[upstream].settings.name,
+            status = answer.status,
+            endpoint = text(&self.scratch.endpoint),
+            request_id = text(&self.scratch.request_id),
+            suppressed,
+            "{}",
+            answer.detail
+        );
     }
 }
 
+/// Whether an empty line ends in the bytes from `from` on.
+fn has_empty_line(data: &[u8], from: usize) -> bool {
+    let tail = &data[from.saturating_sub(3)..];
+    memchr::memchr_iter(b'\n', tail).any(|at| matches!(&tail[at + 1..], [b'\n', ..] | [b'\r', b'\n', ..]))
+}
+
 /// Counts what each limit said.
-fn count(gateway: &Gateway, scratch: &Scratch, decision: Decision) {
+fn count(gateway: &Gateway, sheet: &Sheet, decision: Decision) {
     let policy = &gateway.rules.policy;
-    let fault = match decision {
-        Decision::Allow | Decision::Deny => None,
-        Decision::FailOpen(fault) | Decision::FailClosed(fault) => Some(fault),
-    };
-    if let Some(fault) = fault {
+    if let Decision::FailOpen(fault) | Decision::FailClosed(fault) = decision {
         gateway.metrics.store_error(match fault {
             StoreFault::Disconnected => StoreError::Disconnected,
             StoreFault::Timeout => StoreError::Timeout,
@@ -238,7 +427,7 @@ fn count(gateway: &Gateway, scratch: &Scratch, decision: Decision) {
             StoreFault::Protocol => StoreError::Protocol,
         });
     }
-    for (applied, level) in scratch.sheet.outcomes() {
+    for (applied, level) in sheet.outcomes() {
         let outcome = match (decision, level.short, policy.rule(applied).mode) {
             (Decision::FailOpen(_), ..) => Counted::FailOpen,
             (Decision::FailClosed(_), ..) => Counted::FailClosed,
@@ -251,137 +440,8 @@ fn count(gateway: &Gateway, scratch: &Scratch, decision: Decision) {
     }
 }
 
-/// Answers 429, with the reason in fields, body and log.
-async fn deny(
-    client: &mut Conn,
-    peer: &Peer,
-    gateway: &Gateway,
-    scratch: &mut Scratch,
-    route: usize,
-    started: Micros,
-) -> Next {
-    let policy = &gateway.rules.policy;
-    let Some(denial) = Denial::of(policy, &scratch.sheet) else { return Next::Close };
-    reply::rate_limit_fields(&mut scratch.fields, policy, &scratch.sheet);
-    if gateway.rules.log_denied
-        && let Take::Write { suppressed } = gateway.may_log_denial(started)
-    {
-        tracing::info!(
-            limit = denial.limit,
-            rate = %denial.rate,
-            burst = denial.burst,
-            retry_after_ms = denial.retry_after_ms(),
-            user = text(&scratch.caller.user),
-            peer = peer.text,
-            method = text(scratch.head.method.of(client.reader.data())),
-            endpoint = text(&scratch.endpoint),
-            request_id = text(&scratch.request_id),
-            suppressed,
-            "denied"
-        );
-    }
-    let mut out = std::mem::take(&mut scratch.back);
-    out.clear();
-    let keep_alive = can_go_on(client, gateway, scratch);
-    let date = gateway.date.borrow().clone();
-    reply::too_many(&mut out, &denial, &scratch.fields, &addressee(scratch, keep_alive, &date));
-    scratch.back = out;
-    send_answer(client, gateway, scratch, 429, Some(route), keep_alive, started).await
-}
-
-fn log_shadow(client: &Conn, gateway: &Gateway, scratch: &Scratch, route: usize, started: Micros) {
-    if !gateway.rules.log_denied {
-        return;
-    }
-    let Take::Write { suppressed } = gateway.may_log_denial(started) else { return };
-    let policy = &gateway.rules.policy;
-    let mut limits = String::new();
-    for (applied, level) in scratch.sheet.outcomes() {
-        let rule = policy.rule(applied);
-        if level.short && rule.mode == Mode::Shadow {
-            let _ = write!(limits, "{}{}", if limits.is_empty() { "" } else { "," }, rule.name);
-        }
-    }
-    tracing::info!(
-        limits,
-        user = text(&scratch.caller.user),
-        method = text(scratch.head.method.of(client.reader.data())),
-        endpoint = text(&scratch.endpoint),
-        route = gateway.rules.route_table[route].label,
-        suppressed,
-        "would deny (shadow)"
-    );
-}
-
 fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap_or("(not text)")
-}
-
-/// Forwards to the route's upstream; our own answer where that fails.
-async fn forward(
-    client: &mut Conn,
-    peer: &Peer,
-    gateway: &Gateway,
-    scratch: &mut Scratch,
-    route: usize,
-    started: Micros,
-) -> Next {
-    let upstream = gateway.rules.route_table[route].upstream;
-    let keep_alive = scratch.head.keep_alive && !gateway.draining.get();
-    match relay::exchange(client, gateway, scratch, &peer.text, upstream, keep_alive).await {
-        Outcome::Done { status, keep_alive } => {
-            gateway.metrics.request(Some(route), status, gateway.clock.now().since(started));
-            match keep_alive {
-                true => Next::Request,
-                false => Next::Linger,
-            }
-        }
-        Outcome::Cut(status) => {
-            gateway.metrics.request(Some(route), status, gateway.clock.now().since(started));
-            if scratch.head.version == Version::Http10 {
-                // Its body may end with the connection: only a reset tells that this is not its end.
-                client.abort();
-            }
-            Next::Close
-        }
-        Outcome::Failed(failure) => {
-            log_trouble(gateway, scratch, &failure, upstream, started);
-            // The head has been used up, and it is not known how much of the body.
-            refuse(client, gateway, scratch, &failure, Some(route), started).await
-        }
-    }
-}
-
-fn log_trouble(gateway: &Gateway, scratch: &Scratch, failure: &Failure, upstream: usize, started: Micros) {
-    let answer = failure.answer();
-    if answer.blame != "upstream" {
-        return;
-    }
-    if let Take::Write { suppressed } = gateway.may_log_trouble(started) {
-        tracing::warn!(
-            upstream = gateway.upstreams[upstream].settings.name,
-            status = answer.status,
-            endpoint = text(&scratch.endpoint),
-            request_id = text(&scratch.request_id),
-            suppressed,
-            "{}",
-            answer.detail
-        );
-    }
-}
-
-/// Whether the connection can carry another request after our own answer: the body must not be long.
-fn can_go_on(client: &Conn, gateway: &Gateway, scratch: &Scratch) -> bool {
-    let head = &scratch.head;
-    let short = match head.framing {
-        Framing::Empty => true,
-        Framing::Length(length) => {
-            let here = client.reader.data().len().saturating_sub(head.len) as u64;
-            here >= length || (length <= DISCARD_MAX && !head.expects_continue)
-        }
-        Framing::Chunked | Framing::UntilClose => false,
-    };
-    short && head.keep_alive && !gateway.draining.get()
 }
 
 fn addressee<'s>(scratch: &'s Scratch, keep_alive: bool, date: &'s str) -> Addressee<'s> {
@@ -391,80 +451,6 @@ fn addressee<'s>(scratch: &'s Scratch, keep_alive: bool, date: &'s str) -> Addre
         keep_alive,
         request_id: text(&scratch.request_id),
         date,
-    }
-}
-
-/// Answers a failure to a request whose head is still in the buffer; the connection goes on where it can.
-async fn answer(
-    client: &mut Conn,
-    gateway: &Gateway,
-    scratch: &mut Scratch,
-    failure: &Failure,
-    route: Option<usize>,
-    started: Micros,
-) -> Next {
-    let keep_alive = can_go_on(client, gateway, scratch);
-    write_failure(gateway, scratch, failure, keep_alive);
-    let status = failure.answer().status;
-    send_answer(client, gateway, scratch, status, route, keep_alive, started).await
-}
-
-/// Answers a failure and ends the connection.
-async fn refuse(
-    client: &mut Conn,
-    gateway: &Gateway,
-    scratch: &mut Scratch,
-    failure: &Failure,
-    route: Option<usize>,
-    started: Micros,
-) -> Next {
-    write_failure(gateway, scratch, failure, false);
-    let status = failure.answer().status;
-    send_answer(client, gateway, scratch, status, route, false, started).await
-}
-
-fn write_failure(gateway: &Gateway, scratch: &mut Scratch, failure: &Failure, keep_alive: bool) {
-    let mut out = std::mem::take(&mut scratch.back);
-    out.clear();
-    let date = gateway.date.borrow();
-    reply::failure(&mut out, failure, &addressee(scratch, keep_alive, &date));
-    drop(date);
-    scratch.back = out;
-}
-
-/// Sends the answer that stands in `scratch.back`, and reads the rest of the request where the connection goes on.
-async fn send_answer(
-    client: &mut Conn,
-    gateway: &Gateway,
-    scratch: &mut Scratch,
-    status: u16,
-    route: Option<usize>,
-    keep_alive: bool,
-    started: Micros,
-) -> Next {
-    let timeouts = &gateway.rules.timeouts;
-    let sent = client.writer.send(&mut scratch.back, timeouts.write).await;
-    gateway.metrics.request(route, status, gateway.clock.now().since(started));
-    if sent.result.is_err() {
-        return Next::Close;
-    }
-    if !keep_alive {
-        return Next::Linger;
-    }
-    client.reader.consume(scratch.head.len);
-    let Framing::Length(mut left) = scratch.head.framing else { return Next::Request };
-    loop {
-        let here = client.reader.data().len();
-        let take = usize::try_from(left).unwrap_or(usize::MAX).min(here);
-        client.reader.consume(take);
-        left -= take as u64;
-        if left == 0 {
-            return Next::Request;
-        }
-        client.reader.deadline(timeouts.body);
-        if client.reader.fill(relay::PIECE_MAX).await.is_err() {
-            return Next::Close;
-        }
     }
 }
 
