@@ -4,6 +4,7 @@ use crate::support::client::{self, Client};
 use crate::support::gateway::{Gateway, config};
 use crate::support::origin::{Origin, Request, read_head, read_request};
 use crate::support::{PATIENCE, until};
+use crate::upstreams::until_delivered;
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -380,6 +381,7 @@ fn bytes_between_two_responses_are_nobody_s_answer() {
                 return;
             }
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil").unwrap();
+            until_delivered(&stream);
             counter.fetch_add(1, Ordering::SeqCst);
         }
     });

@@ -13,6 +13,9 @@ mod liar;
 /// Redis is gone and comes back.
 mod outage;
 
+/// How busy the machine is, where time is the subject.
+mod pulse;
+
 /// Redis answers with errors.
 mod refusal;
 
@@ -21,13 +24,25 @@ use crate::support::fields::rate_limit;
 use crate::support::gateway::{Gateway, config};
 use crate::support::store::{api_key, backend};
 use crate::support::until;
+use pulse::longest_wait_since;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// No answer may take longer: a deadline of 20 ms, and what a loaded machine may add to it. The stall after which a
+/// No answer may take longer: a deadline of 20 ms, and what a busy machine may add to it. The stall after which a
 /// connection is given up, and the timeout of opening one, are a second each: waiting for those would show.
 const SLOW: Duration = Duration::from_millis(500);
+
+/// Threads that an answer passes through one after the other, each of which may have to wait for a processor.
+const HANDS: u32 = 5;
+
+/// Checks that an answer, asked for at some time after `start`, did not take too long.
+fn assert_not_slow(took: Duration, start: Instant) {
+    if took >= SLOW {
+        let excuse = HANDS * longest_wait_since(start);
+        assert!(took < SLOW + excuse, "an answer took {took:?}, of which {excuse:?} may be the machine's fault");
+    }
+}
 
 /// A gateway on a store given by its URL, whatever state that is in.
 fn gateway(url: &str, store: &str, rest: &str) -> Gateway {
@@ -54,12 +69,13 @@ fn until_limits_hold(gateway: &Gateway) {
 
 /// Asks until requests pass without the store, then some more: each passes and none waits.
 fn assert_requests_pass_unlimited(gateway: &Gateway) {
+    longest_wait_since(Instant::now());
     let mut unlimited = 0;
     until("requests pass without the store", || {
         let start = Instant::now();
         let response = ask_as_new_user(gateway.address);
         assert_eq!(response.status, 200, "{response:?}");
-        assert!(start.elapsed() < SLOW, "{:?} for {response:?}", start.elapsed());
+        assert_not_slow(start.elapsed(), start);
         unlimited += usize::from(rate_limit(&response).is_empty());
         unlimited >= 20
     });

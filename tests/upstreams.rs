@@ -5,7 +5,7 @@ use crate::support::gateway::{Gateway, config};
 use crate::support::origin::{Origin, read_head, read_request};
 use crate::support::until;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -224,6 +224,19 @@ fn nothing_is_tried_again_once_a_byte_came_back() {
     }
 }
 
+/// Waits until the peer's kernel has all that was sent, an end included: on a busy machine that is later than the
+/// system call's return, even on loopback.
+pub fn until_delivered(stream: &TcpStream) {
+    let ends = [stream.local_addr(), stream.peer_addr()].map(|end| format!("0100007F:{:04X}", end.unwrap().port()));
+    until("all is delivered", || {
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let entries = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        // sl local_address rem_address st tx_queue:rx_queue ...
+        let own = entries.into_iter().find(|entry| entry[1..3] == ends);
+        own.is_none_or(|entry| entry[4].starts_with("00000000:"))
+    });
+}
+
 /// A backend that answers one request on a connection as if it kept it, and closes it; counts both.
 fn fickle() -> (Origin, Arc<AtomicUsize>, Arc<AtomicUsize>) {
     let (requests, closed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -233,7 +246,8 @@ fn fickle() -> (Origin, Arc<AtomicUsize>, Arc<AtomicUsize>) {
             seen.fetch_add(1, Ordering::SeqCst);
             stream.write_all(OK).unwrap();
         }
-        drop(stream);
+        stream.shutdown(Shutdown::Write).unwrap();
+        until_delivered(&stream);
         endings.fetch_add(1, Ordering::SeqCst);
     });
     (origin, requests, closed)

@@ -240,6 +240,11 @@ fn each_limit_counts_what_it_decides(store: &Store) {
 }
 
 #[test]
+fn each_limit_counts_what_it_decides_in_memory() {
+    each_limit_counts_what_it_decides(&Store::memory());
+}
+
+#[test]
 fn each_limit_counts_what_it_decides_in_redis() {
     each_limit_counts_what_it_decides(&Store::redis());
 }

@@ -28,7 +28,7 @@ fn until_error_is_logged(gateway: &Gateway, error: &str) {
 /// The limits hold, then Redis refuses, then it does not any more; all on the same connections.
 fn passes_while_redis_refuses(refuse: &[&str], stop: &[&str], error: &str) {
     let redis = Redis::start();
-    let gateway = connected(&redis, "", &limit("x", "\"user\"", 2));
+    let gateway = connected(&redis, DEADLINE, &limit("x", "\"user\"", 2));
     until_limits_hold(&gateway);
     tell(&redis, refuse);
     assert_requests_pass_unlimited(&gateway);
