@@ -4,7 +4,8 @@ use crate::support::client::{self, Client};
 use crate::support::gateway::{Gateway, PROGRAM, config};
 use crate::support::origin::Origin;
 use crate::support::redis::Redis;
-use crate::support::{Folder, free_port, signal, until};
+use crate::support::{Folder, signal, until};
+use crate::upstreams::refusing;
 use rateguard::config::Config;
 use rateguard::gateway::Rules;
 use rateguard::http::head::RequestHead;
@@ -173,7 +174,8 @@ fn wrong_usage_ends_with_2() {
 
 #[test]
 fn what_cannot_be_reached_ends_with_1() {
-    let nobody = format!("127.0.0.1:{}", free_port());
+    let (_held, nobody) = refusing();
+    let nobody = nobody.to_string();
     let url = format!("http://{nobody}/");
     for arguments in
         [&["burst", &url, "-n", "3"][..], &["spread", &url, "-n", "3"], &["healthcheck", "--admin", &nobody]]
@@ -356,7 +358,8 @@ fn the_demo_says_what_to_try_and_it_works() {
 fn no_secret_is_printed_or_logged() {
     const SECRETS: [&str; 3] = ["alices-own-key", "somebodys-key", "redis-pa55word"];
     let origin = Origin::ok();
-    let store = format!("[store]\nurl = \"redis://:redis-pa55word@127.0.0.1:{}\"\n", free_port());
+    let (_held, nobody) = refusing();
+    let store = format!("[store]\nurl = \"redis://:redis-pa55word@{nobody}\"\n");
     let consumer = "[[consumers]]\nname = \"alice\"\napi_key = \"${ALICE_KEY}\"\n";
     let text = config("", &[origin.address], &format!("{LIMITS}{consumer}{store}"));
     let folder = Folder::new();

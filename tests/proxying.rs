@@ -4,7 +4,7 @@ use crate::support::client::{self, Client};
 use crate::support::gateway::{Gateway, config};
 use crate::support::origin::{Origin, Request, read_head, read_request};
 use crate::support::{PATIENCE, until};
-use crate::upstreams::until_delivered;
+use crate::upstreams::close_and_wait;
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -375,13 +375,11 @@ fn bytes_between_two_responses_are_nobody_s_answer() {
     let (go, wait) = std::sync::mpsc::channel::<()>();
     let wait = std::sync::Mutex::new(wait);
     let origin = Origin::new(move |mut stream, _| {
-        while read_head(&mut stream).is_some() {
+        if read_head(&mut stream).is_some() {
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").unwrap();
-            if wait.lock().unwrap().recv_timeout(PATIENCE).is_err() {
-                return;
-            }
+            wait.lock().unwrap().recv_timeout(PATIENCE).unwrap();
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil").unwrap();
-            until_delivered(&stream);
+            close_and_wait(stream);
             counter.fetch_add(1, Ordering::SeqCst);
         }
     });
