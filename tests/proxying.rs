@@ -4,8 +4,8 @@ use crate::support::client::{self, Client};
 use crate::support::gateway::{Gateway, config};
 use crate::support::origin::{Origin, Request, read_head, read_request};
 use crate::support::{PATIENCE, until};
-use crate::upstreams::close_and_wait;
 use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -305,7 +305,7 @@ fn a_half_closed_client_is_answered() {
     let origin = Origin::ok();
     let gateway = gateway("", &origin);
     let mut client = Client::connect(gateway.address);
-    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").stream.shutdown(std::net::Shutdown::Write).unwrap();
+    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").stream.shutdown(Shutdown::Write).unwrap();
     assert_eq!(client.response().text(), "ok");
     assert!(client.is_closed());
 }
@@ -379,7 +379,7 @@ fn bytes_between_two_responses_are_nobody_s_answer() {
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").unwrap();
             wait.lock().unwrap().recv_timeout(PATIENCE).unwrap();
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil").unwrap();
-            close_and_wait(stream);
+            stream.shutdown(Shutdown::Write).unwrap();
             counter.fetch_add(1, Ordering::SeqCst);
         }
     });
