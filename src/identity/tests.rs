@@ -1,3 +1,5 @@
+//! Who asks, for what, and how that stands in keys.
+
 use super::*;
 use crate::http::Bounds;
 use proptest::prelude::*;

@@ -174,11 +174,6 @@ impl Policy {
         }
     }
 
-    /// Whether there are no limits at all.
-    pub fn is_empty(&self) -> bool {
-        self.rules.is_empty()
-    }
-
     /// The rule at a position.
     pub fn rule(&self, applied: &Applied) -> &Rule {
         &self.rules[applied.rule]

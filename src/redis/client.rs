@@ -142,11 +142,6 @@ impl Client {
         now.after(self.deadline)
     }
 
-    /// Whether there is a connection.
-    pub fn is_connected(&self) -> bool {
-        self.shared.is_up.get()
-    }
-
     /// As [`Client::call`], for a command that follows another: it is not sent where the deadline has passed meanwhile.
     pub async fn call_next(&self, deadline: Micros, write: impl FnOnce(&[u8], &mut Vec<u8>)) -> Result<Reply, Fault> {
         match now() >= deadline {

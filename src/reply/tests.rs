@@ -1,3 +1,5 @@
+//! What our own answers say.
+
 use super::*;
 use crate::http::Bounds;
 use crate::http::head::RequestHead;

@@ -1,3 +1,5 @@
+//! What goes on of a head, both ways, and what stays here.
+
 use super::*;
 use crate::http::Bounds;
 

@@ -1,3 +1,5 @@
+//! Heads that are taken, and everything ambiguous that is not.
+
 use super::*;
 use proptest::prelude::*;
 

@@ -1,3 +1,5 @@
+//! Which limits and which keys a request falls under.
+
 use super::*;
 use crate::http::Bounds;
 
