@@ -13,6 +13,7 @@ use crate::time::Micros;
 use monoio::buf::{IoBuf, IoBufMut};
 use monoio::io::{AsyncReadRent, AsyncWriteRent, OwnedReadHalf, OwnedWriteHalf, Splitable};
 use monoio::net::TcpStream;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{RecvFlags, Shutdown};
 use slab::Slab;
 use std::cell::{Cell, RefCell};
@@ -30,6 +31,10 @@ pub const SCAN_INTERVAL: Duration = Duration::from_millis(100);
 /// Bytes that a connection's read buffer starts with; it is all that an idle connection holds.
 pub const INPUT_START: usize = 2 * 1024;
 
+/// How long a client that has closed its sending side is still waited for while its backend is silent. Half a close is
+/// legal after a whole request, but it looks the same as a whole one.
+pub const HALF_CLOSED_MAX: Duration = Duration::from_secs(1);
+
 /// How long a client may take, named after what is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
@@ -41,6 +46,8 @@ pub struct Timeouts {
     pub idle: Duration,
     /// For the client to take what was sent.
     pub write: Duration,
+    /// Between two pieces, either way, of a connection that has become a tunnel.
+    pub tunnel: Duration,
 }
 
 /// How a wait on a connection ended, where not well.
@@ -66,6 +73,21 @@ struct Entry {
     read: Due,
     write: Due,
     idle: bool,
+    watch: Option<Watch>,
+}
+
+/// A client whose answer is awaited from a backend, and may be in vain.
+#[derive(Clone, Copy)]
+struct Watch {
+    /// The backend's entry.
+    backend: usize,
+    /// Whether it has outlived a scan: shorter exchanges are not looked at.
+    is_long: bool,
+    /// When the client's end of its sending was first seen, and the backend's deadline then: both sides have been silent
+    /// as long as that deadline is still the same.
+    ended: Option<(Micros, Micros)>,
+    /// The client has gone, and the backend's connection was shut down.
+    gone: bool,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -77,6 +99,14 @@ enum Due {
 }
 
 impl Due {
+    /// The time, where there is one.
+    fn at(self) -> Option<Micros> {
+        match self {
+            Due::At(due) => Some(due),
+            Due::Never | Due::Passed => None,
+        }
+    }
+
     /// Whether this deadline passes now, for the first time.
     fn passes(&mut self, now: Micros) -> bool {
         match *self {
@@ -89,6 +119,42 @@ impl Due {
     }
 }
 
+impl Watch {
+    /// Whether a half-closed client has waited long enough for a backend whose read deadline is `due`.
+    fn waits_in_vain(&mut self, due: Option<Micros>, now: Micros) -> bool {
+        self.ended = match (self.ended, due) {
+            (Some((since, before)), Some(due)) if before == due => Some((since, due)),
+            (_, Some(due)) => Some((now, due)),
+            // It is not the backend that is waited for.
+            (_, None) => None,
+        };
+        self.ended.is_some_and(|(since, _)| now.since(since) >= HALF_CLOSED_MAX)
+    }
+}
+
+/// How much of a connection its peer has given up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Left {
+    Nothing,
+    /// It sends no more.
+    Half,
+    /// It neither sends nor receives any more.
+    Gone,
+}
+
+/// What the peers of these sockets have given up, asked of all with one system call.
+fn ends_of(watched: &[(usize, RawFd)]) -> impl Iterator<Item = Left> {
+    let mut fds: Vec<PollFd<'_>> =
+        watched.iter().map(|&(_, fd)| PollFd::from_borrowed_fd(socket(fd), PollFlags::RDHUP)).collect();
+    // Where the question fails, nobody is known to have left.
+    let asked = fds.is_empty() || rustix::event::poll(&mut fds, Some(&Timespec::default())).is_ok();
+    fds.into_iter().map(move |fd| match fd.revents() {
+        ends if !asked || ends.is_empty() => Left::Nothing,
+        ends if ends.intersects(PollFlags::HUP | PollFlags::ERR) => Left::Gone,
+        _ => Left::Half,
+    })
+}
+
 impl Deadlines {
     /// Ends the waits whose deadline has passed. Reads stop at the socket's reading side only, so that a late client can
     /// still be told; writes end the connection.
@@ -99,6 +165,30 @@ impl Deadlines {
                 shut(entry.fd, Shutdown::Both);
             } else if entry.read.passes(now) {
                 shut(entry.fd, Shutdown::Read);
+            }
+        }
+        self.release_abandoned(now);
+    }
+
+    /// Ends the backends' connections of exchanges whose client has gone.
+    fn release_abandoned(&self, now: Micros) {
+        let mut entries = self.entries.borrow_mut();
+        let mut watched = Vec::new();
+        for (key, entry) in entries.iter_mut() {
+            if let Some(watch) = entry.watch.as_mut().filter(|watch| !watch.gone) {
+                match watch.is_long {
+                    true => watched.push((key, entry.fd)),
+                    false => watch.is_long = true,
+                }
+            }
+        }
+        for ((key, _), left) in watched.iter().zip(ends_of(&watched)) {
+            let backend = entries[*key].watch.and_then(|watch| entries.get(watch.backend));
+            let Some((fd, due)) = backend.map(|backend| (backend.fd, backend.read.at())) else { continue };
+            let Some(watch) = entries[*key].watch.as_mut() else { continue };
+            watch.gone = left == Left::Gone || (left == Left::Half && watch.waits_in_vain(due, now));
+            if watch.gone {
+                shut(fd, Shutdown::Both);
             }
         }
     }
@@ -239,7 +329,7 @@ pub struct Writer {
 impl Conn {
     /// Takes over a connected socket.
     pub fn new(stream: TcpStream, deadlines: &Rc<Deadlines>) -> Conn {
-        let entry = Entry { fd: stream.as_raw_fd(), read: Due::Never, write: Due::Never, idle: false };
+        let entry = Entry { fd: stream.as_raw_fd(), read: Due::Never, write: Due::Never, idle: false, watch: None };
         let registration = Rc::new(Registration {
             deadlines: deadlines.clone(),
             key: deadlines.entries.borrow_mut().insert(entry),
@@ -266,11 +356,38 @@ impl Conn {
         });
     }
 
+    /// From now on, until the watch is dropped, `backend` is shut down where this client goes away before its answer is
+    /// whole: at once where the client reset the connection, after [`HALF_CLOSED_MAX`] without a byte from the backend
+    /// where it only closed its sending side. Seen by a scan.
+    pub fn watch(&self, backend: &Conn) -> Watching {
+        let backend = backend.reader.registration.key;
+        let watch = Watch { backend, is_long: false, ended: None, gone: false };
+        self.reader.registration.set(|entry| entry.watch = Some(watch));
+        Watching(self.reader.registration.clone())
+    }
+
     /// Whether the peer has neither closed nor sent anything: asked of a connection that nothing is due on.
     pub fn is_quiet(&self) -> bool {
         let registration = &self.reader.registration;
         let entries = registration.deadlines.entries.borrow();
         self.reader.data().is_empty() && entries.get(registration.key).is_some_and(|entry| has_nothing(entry.fd))
+    }
+}
+
+/// A client that is being watched.
+pub struct Watching(Rc<Registration>);
+
+impl Watching {
+    /// Whether the client has gone.
+    pub fn is_gone(&self) -> bool {
+        let entries = self.0.deadlines.entries.borrow();
+        entries.get(self.0.key).and_then(|entry| entry.watch).is_some_and(|watch| watch.gone)
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.0.set(|entry| entry.watch = None);
     }
 }
 

@@ -134,6 +134,8 @@ pub struct Scratch {
     pub sheet: Sheet,
     /// The request's id.
     pub request_id: Vec<u8>,
+    /// The protocols that the client offers to switch to.
+    pub offer: Vec<u8>,
     /// Rate limit fields for the response.
     pub fields: Vec<u8>,
     /// Bytes for the backend.

@@ -2,7 +2,8 @@
 //!
 //! An API key, a cookie or a header value never leaves this room in clear: only its SHA-256 does. Pure.
 
-use crate::http::head::{FieldName, RequestHead};
+use crate::http::field::FieldName;
+use crate::http::head::RequestHead;
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -153,6 +154,16 @@ impl Identity {
     /// Whether this address is a trusted proxy.
     pub fn trusts(&self, address: IpAddr) -> bool {
         self.settings.trusted_proxies.iter().any(|net| net.contains(&address))
+    }
+
+    /// Whether a field with this name can tell who the caller is. Compared without case.
+    pub fn reads(&self, name: &[u8]) -> bool {
+        self.settings.sources.iter().any(|source| match source {
+            Source::ApiKey => name.eq_ignore_ascii_case(self.settings.api_key_header.as_bytes()),
+            Source::Header(header) => name.eq_ignore_ascii_case(header.as_bytes()),
+            Source::Cookie(_) => name.eq_ignore_ascii_case(b"cookie"),
+            Source::Ip => false,
+        })
     }
 
     /// Finds out who sent the request that `head` describes over a connection from `peer`.

@@ -9,7 +9,8 @@
 //! 7  main S                              args -> cli
 //! 6  cli S   demo S                      the commands
 //! 5  control S   worker S   admin S      threads: one control, one worker per core; the admin port
-//! 4  server S   proxy S   relay S        accept -> one client, the whole story -> one exchange with a backend
+//! 4  server S   proxy S                  accept -> one client, the whole story
+//!    relay      tunnel                   one exchange with a backend -> what a 101 makes of it
 //!    gateway    explain                  what a worker needs; what a request would meet, in words
 //! 3  config     reply                    text -> only valid values; failures and denials -> bytes
 //! 2  limit      upstream (pool S)        buckets, policy, stores; backends and their connections
@@ -63,5 +64,6 @@ pub mod route;
 pub mod server;
 pub mod time;
 pub mod tools;
+pub mod tunnel;
 pub mod upstream;
 pub mod worker;

@@ -7,7 +7,7 @@ use crate::conn::{Conn, End, INPUT_START};
 use crate::gateway::{Gateway, Scratch};
 use crate::http::forward::client_request_id;
 use crate::http::head::RequestHead;
-use crate::http::{Framing, Refusal, Version};
+use crate::http::{Framing, Method, Refusal, Version};
 use crate::identity;
 use crate::limit::policy::{Mode, Sheet, Subject};
 use crate::limit::{Decision, StoreFault};
@@ -17,6 +17,7 @@ use crate::relay::{self, Outcome};
 use crate::reply::{self, Addressee, Denial, Failure};
 use crate::route::host_without_port;
 use crate::time::Micros;
+use crate::tunnel;
 use monoio::net::TcpStream;
 use std::mem::take;
 use std::net::{IpAddr, SocketAddr};
@@ -29,11 +30,13 @@ const DISCARD_MAX: u64 = 64 * 1024;
 /// Bytes read and dropped from a client that still sends after its answer, so that it can read that answer.
 const LINGER_MAX: usize = 1024 * 1024;
 
+/// The status that a request is counted with whose client left before its answer; nobody gets to see it.
+const CLIENT_GONE: u16 = 499;
+
 /// How long such a client is listened to.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// What comes after a request.
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Next {
     /// The next request.
     Request,
@@ -41,6 +44,8 @@ enum Next {
     Linger,
     /// The end at once.
     Close,
+    /// No more requests: bytes to and from this backend.
+    Tunnel(Conn),
 }
 
 /// Serves a client until either side is done.
@@ -50,7 +55,7 @@ pub async fn serve(stream: TcpStream, peer: SocketAddr, gateway: Rc<Gateway>) {
     gateway.metrics.connection_opened();
     gateway.open.set(gateway.open.get() + 1);
     let mut next = Next::Request;
-    while next == Next::Request && await_request(&mut client, &gateway).await {
+    while matches!(next, Next::Request) && await_request(&mut client, &gateway).await {
         let mut scratch = gateway.scratch();
         let started = gateway.clock.now();
         let mut request = Request {
@@ -65,8 +70,10 @@ pub async fn serve(stream: TcpStream, peer: SocketAddr, gateway: Rc<Gateway>) {
         gateway.return_scratch(scratch);
         client.reader.shrink();
     }
-    if next == Next::Linger {
-        linger(&mut client).await;
+    match next {
+        Next::Linger => linger(&mut client).await,
+        Next::Tunnel(mut backend) => tunnel::run(&mut client, &mut backend, gateway.rules.timeouts.tunnel).await,
+        Next::Request | Next::Close => {}
     }
     gateway.open.set(gateway.open.get() - 1);
     gateway.metrics.connection_closed();
@@ -121,7 +128,8 @@ impl Request<'_> {
     async fn serve(&mut self) -> Next {
         if let Err(failure) = self.read_head().await {
             let Some(failure) = failure else { return Next::Close };
-            self.scratch.head = RequestHead::default();
+            let RequestHead { version, kind, .. } = self.scratch.head;
+            self.scratch.head = RequestHead { version, kind, ..RequestHead::default() };
             return self.refuse(&failure).await;
         }
         self.take_request_id();
@@ -132,6 +140,7 @@ impl Request<'_> {
             return self.answer(&failure).await;
         }
         match self.decide().await {
+            Verdict::Pass if self.scratch.head.max_forwards == Some(0) => self.answer_as_the_last().await,
             Verdict::Pass => self.forward().await,
             Verdict::Deny => self.deny().await,
             Verdict::Unavailable(fault) => self.answer(&Failure::StoreClosed(fault)).await,
@@ -146,8 +155,13 @@ impl Request<'_> {
         let mut looked_at = 0;
         loop {
             let data = self.client.reader.data();
-            // A head without its empty line is parsed once only, so that one byte at a time costs no more than it must.
-            if looked_at == 0 || data.len() >= rules.bounds.head_max || has_empty_line(data, looked_at) {
+            // Parsed at its start, after its first line and at its end only, so that one byte at a time costs no more
+            // than it must.
+            let is_worth_it = looked_at == 0
+                || data.len() >= rules.bounds.head_max
+                || ends_first_line(data, looked_at)
+                || has_empty_line(data, looked_at);
+            if is_worth_it {
                 match self.scratch.head.parse(data, &rules.bounds) {
                     Ok(true) => break,
                     Ok(false) => {}
@@ -270,12 +284,35 @@ impl Request<'_> {
                 }
                 Next::Close
             }
+            Outcome::Switched(backend) => {
+                self.count_answer(101);
+                Next::Tunnel(backend)
+            }
+            Outcome::Abandoned => {
+                self.count_answer(CLIENT_GONE);
+                Next::Close
+            }
             Outcome::Failed(failure) => {
                 self.log_trouble(&failure, upstream);
                 // The head has been used up, and it is not known how much of the body.
                 self.refuse(&failure).await
             }
         }
+    }
+
+    /// Answers a request that may not be passed on any more: `Max-Forwards: 0` (RFC 9110 section 7.6.2).
+    async fn answer_as_the_last(&mut self) -> Next {
+        if self.scratch.head.kind == Method::Trace {
+            return self.answer(&Failure::TraceEndsHere).await;
+        }
+        let keep_alive = self.can_go_on();
+        let mut out = take(&mut self.scratch.back);
+        out.clear();
+        let date = self.gateway.date.borrow();
+        reply::options(&mut out, &self.scratch.fields, &addressee(self.scratch, keep_alive, &date));
+        drop(date);
+        self.scratch.back = out;
+        self.send(204, keep_alive).await
     }
 
     /// Answers a failure to a request whose head is still in the buffer; the connection goes on where it can.
@@ -407,6 +444,11 @@ impl Request<'_> {
             answer.detail
         );
     }
+}
+
+/// Whether the first line ends in the bytes from `from` on.
+fn ends_first_line(data: &[u8], from: usize) -> bool {
+    memchr::memchr(b'\n', data).is_some_and(|at| at >= from)
 }
 
 /// Whether an empty line ends in the bytes from `from` on.

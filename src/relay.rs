@@ -1,6 +1,6 @@
 //! One request and its response across a backend: attempts, both bodies streamed, nothing held longer than a buffer.
 //!
-//! Shell. A request that is whole in the buffer is sent, then its response read; one whose body is still coming runs both
+//! No IO of its own. A request that is whole in the buffer is sent, then its response read; one whose body is still coming runs both
 //! directions side by side, so that an early response, `100 Continue` and an echoing backend all work. A failed attempt
 //! is repeated only while nothing has reached the client and the request cannot take effect twice.
 
@@ -9,7 +9,7 @@ use crate::gateway::{Gateway, Scratch};
 use crate::http::body::{BadBody, Decoder};
 use crate::http::forward::{self, Delivery, Hop, LAST_CHUNK};
 use crate::http::head::ResponseHead;
-use crate::http::{BadResponse, Framing, Method, RESPONSE_BOUNDS, Refusal, Version};
+use crate::http::{BadResponse, Framing, Method, RESPONSE_BOUNDS, Refusal, Version, trailers};
 use crate::metrics::UpstreamError;
 use crate::reply::Failure;
 use crate::time::Micros;
@@ -28,7 +28,6 @@ pub const PIECE_MAX: usize = 64 * 1024;
 const INTERIM_MAX: usize = 16;
 
 /// How an exchange ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The client has a whole response of this status.
     Done {
@@ -41,6 +40,10 @@ pub enum Outcome {
     Failed(Failure),
     /// Part of a response was sent and the rest is lost: the client's connection must end here. Holds the status.
     Cut(u16),
+    /// The client has a 101, and this connection is the other end of its tunnel.
+    Switched(Conn),
+    /// The client left before anything of a response was sent.
+    Abandoned,
 }
 
 /// Forwards the request in `scratch.head`, the bytes of which start the client's buffer.
@@ -53,18 +56,10 @@ pub async fn exchange(
     keep_alive: bool,
 ) -> Outcome {
     let upstream = &gateway.upstreams[upstream_number];
-    let hop = Hop { peer: hop_peer, trusted: scratch.caller.via_trusted, request_id: &scratch.request_id };
-    scratch.out.clear();
-    forward::request(&mut scratch.out, client.reader.data(), &scratch.head, &hop);
-    client.reader.consume(scratch.head.len);
-    let mut upload = Upload {
-        body: Decoder::new(scratch.head.framing),
-        framed: scratch.head.framing,
-        room: gateway.rules.bounds.body_max.unwrap_or(u64::MAX),
+    let mut upload = match prepare(client, gateway, scratch, hop_peer) {
+        Ok(upload) => upload,
+        Err(refusal) => return Outcome::Failed(Failure::Refused(refusal)),
     };
-    if let Err(refusal) = upload.gather(&mut client.reader, &mut scratch.out) {
-        return Outcome::Failed(Failure::Refused(refusal));
-    }
     let may_repeat = scratch.head.kind.is_idempotent() && upload.body.is_done();
     let mut attempts = Attempts::new(upstream.pick(), upstream.backends(), upstream.settings.retries, may_repeat);
     loop {
@@ -80,8 +75,12 @@ pub async fn exchange(
             }
         };
         lease.conn.reader.lend(gateway.buffer());
+        let watching = client.watch(&lease.conn);
         let sent = lease.conn.writer.send(&mut scratch.out, upstream.settings.response).await;
         if sent.result.is_err() {
+            if watching.is_gone() {
+                return Outcome::Abandoned;
+            }
             gateway.metrics.upstream_error(upstream_number, UpstreamError::Send);
             if attempts.after_failure(lease.reused, sent.bytes == 0) {
                 gateway.metrics.upstream_retry(upstream_number);
@@ -93,12 +92,16 @@ pub async fn exchange(
             true => flight.answer(client, &mut lease, scratch, upload.body.is_done()).await,
             false => flight.both_ways(client, &mut lease, scratch, &mut upload).await,
         };
+        let is_gone = watching.is_gone();
+        drop(watching);
         match ended {
             Ended::Answered { status, keep_alive, reusable } => {
                 flight.finish(lease, reusable && sent.result.is_ok());
                 return Outcome::Done { status, keep_alive };
             }
+            Ended::Switched => return Outcome::Switched(lease.conn),
             Ended::Cut(status) => return Outcome::Cut(status),
+            Ended::Failed { .. } if is_gone => return Outcome::Abandoned,
             Ended::Failed { failure, silent } => {
                 let error = response_error(&failure);
                 if let Some(error) = error {
@@ -112,6 +115,25 @@ pub async fn exchange(
             }
         }
     }
+}
+
+/// Writes the head for the backend, and as much of the body as is there, into `scratch.out`.
+fn prepare(client: &mut Conn, gateway: &Gateway, scratch: &mut Scratch, hop_peer: &str) -> Result<Upload, Refusal> {
+    let hop = Hop { peer: hop_peer, trusted: scratch.caller.via_trusted, request_id: &scratch.request_id };
+    scratch.out.clear();
+    scratch.offer.clear();
+    if scratch.head.upgrades {
+        forward::offer(&mut scratch.offer, client.reader.data(), &scratch.head);
+    }
+    forward::request(&mut scratch.out, client.reader.data(), &scratch.head, &hop);
+    client.reader.consume(scratch.head.len);
+    let mut upload = Upload {
+        body: Decoder::new(scratch.head.framing),
+        framed: scratch.head.framing,
+        room: gateway.rules.bounds.body_max.unwrap_or(u64::MAX),
+    };
+    upload.gather(gateway, &mut client.reader, &mut scratch.out)?;
+    Ok(upload)
 }
 
 fn connect_error(fault: ConnectFault) -> UpstreamError {
@@ -162,8 +184,8 @@ struct Upload {
 
 impl Upload {
     /// Moves what the client has sent into `out`, framed for the backend.
-    fn gather(&mut self, reader: &mut Reader, out: &mut Vec<u8>) -> Result<(), Refusal> {
-        let moved = gather(reader, &mut self.body, self.framed, out)?;
+    fn gather(&mut self, gateway: &Gateway, reader: &mut Reader, out: &mut Vec<u8>) -> Result<(), Refusal> {
+        let moved = gather(gateway, reader, &mut self.body, self.framed, out)?;
         self.room = self.room.checked_sub(moved).ok_or(Refusal::BodyTooLarge)?;
         Ok(())
     }
@@ -176,7 +198,13 @@ impl Upload {
 
 /// Decodes what `reader` holds and appends it to `out`, framed anew, up to about [`PIECE_MAX`] bytes; the end of the body
 /// too. Gives the bytes of data.
-fn gather(reader: &mut Reader, body: &mut Decoder, framed: Framing, out: &mut Vec<u8>) -> Result<u64, BadBody> {
+fn gather(
+    gateway: &Gateway,
+    reader: &mut Reader,
+    body: &mut Decoder,
+    framed: Framing,
+    out: &mut Vec<u8>,
+) -> Result<u64, BadBody> {
     let was_done = body.is_done();
     let mut moved = 0;
     while !body.is_done() && !reader.data().is_empty() && out.len() < PIECE_MAX {
@@ -191,6 +219,8 @@ fn gather(reader: &mut Reader, body: &mut Decoder, framed: Framing, out: &mut Ve
     }
     if body.is_done() && !was_done && framed == Framing::Chunked {
         out.extend_from_slice(LAST_CHUNK);
+        trailers::append(out, body.trailers(), |name| gateway.rules.identity.reads(name));
+        out.extend_from_slice(b"\r\n");
     }
     Ok(moved)
 }
@@ -208,6 +238,8 @@ enum Stage {
 
 /// How one attempt ended.
 enum Ended {
+    /// The client has a 101.
+    Switched,
     Answered {
         status: u16,
         keep_alive: bool,
@@ -248,6 +280,7 @@ impl Flight<'_> {
             version: scratch.head.version,
             asked: scratch.head.kind,
             fields: &scratch.fields,
+            offer: &scratch.offer,
             keep_alive: &keep_alive,
         };
         download.run(&mut lease.conn.reader, &mut client.writer, &mut scratch.response, &mut scratch.back).await
@@ -270,6 +303,7 @@ impl Flight<'_> {
             version: scratch.head.version,
             asked: scratch.head.kind,
             fields: &scratch.fields,
+            offer: &scratch.offer,
             keep_alive: &keep_alive,
         };
         let mut sending = pin!(self.send_body(
@@ -332,7 +366,7 @@ impl Flight<'_> {
             let sent = match upload.take_all(reader.data().len()) {
                 true => writer.send_from(reader, self.upstream.settings.response).await,
                 false => {
-                    let gathered = upload.gather(reader, out);
+                    let gathered = upload.gather(self.gateway, reader, out);
                     gathered.map_err(|refusal| Uploading::Client(Failure::Refused(refusal)))?;
                     writer.send(out, self.upstream.settings.response).await.result
                 }
@@ -383,6 +417,8 @@ struct Download<'f> {
     version: Version,
     asked: Method,
     fields: &'f [u8],
+    /// The protocols that the client offered to switch to.
+    offer: &'f [u8],
     /// Whether the client's connection can carry another request: not before this one has come to its end.
     keep_alive: &'f Cell<bool>,
 }
@@ -402,6 +438,10 @@ impl Download<'_> {
         let delivery = Delivery { version: self.version, asked: self.asked, keep_alive, extra: self.fields };
         forward::response(out, reader.data(), head, &delivery);
         reader.consume(head.len);
+        if head.status == 101 {
+            let sent = writer.send(out, gateway.rules.timeouts.write).await;
+            return sent.result.map_or(Ended::Cut(101), |()| Ended::Switched);
+        }
         let mut body = Decoder::new(head.framing);
         match self.pass_body(reader, writer, &mut body, framed, out).await {
             Ok(()) => Ended::Answered {
@@ -437,6 +477,7 @@ impl Download<'_> {
                 })?;
             }
             match head.status {
+                101 if forward::accepts(reader.data(), head, self.offer) => return Ok(()),
                 101 => return Err(Ended::failed(Failure::BadResponse(BadResponse("an upgrade nobody asked for")))),
                 100..200 => self.pass_interim(reader, writer, head, out).await?,
                 _ => return Ok(()),
@@ -477,7 +518,7 @@ impl Download<'_> {
     ) -> Result<(), ()> {
         let write = self.flight.gateway.rules.timeouts.write;
         loop {
-            let bad = gather(reader, body, framed, out).is_err();
+            let bad = gather(self.flight.gateway, reader, body, framed, out).is_err();
             if !out.is_empty() {
                 writer.send(out, write).await.result.map_err(drop)?;
                 out.clear();
@@ -521,6 +562,7 @@ impl Download<'_> {
             return Ok(());
         }
         out.extend_from_slice(LAST_CHUNK);
+        out.extend_from_slice(b"\r\n");
         writer.send(out, write).await.result.map_err(drop)?;
         out.clear();
         Ok(())

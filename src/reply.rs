@@ -3,7 +3,7 @@
 //! A denial says which limit, what rate and when to come back, the same in fields, body, log and metric
 //! (draft-ietf-httpapi-ratelimit-headers-10). Pure.
 
-use crate::http::forward::connection;
+use crate::http::forward::{connection, status_line_start};
 use crate::http::{BadResponse, Method, Refusal, Version};
 use crate::identity::NoCaller;
 use crate::limit::StoreFault;
@@ -19,6 +19,8 @@ pub enum Failure {
     UnknownKey,
     /// 404: no route matches.
     NoRoute,
+    /// 405: a TRACE that may go no further than here (RFC 9110 section 7.6.2).
+    TraceEndsHere,
     /// 408: the client was too slow.
     TooSlow,
     /// 502: no backend took the connection.
@@ -87,6 +89,12 @@ impl Failure {
             }
             Failure::UnknownKey => by("client", 401, "Unauthorized", "the API key is not known here"),
             Failure::NoRoute => by("client", 404, "Not Found", "no route matches this host, path and method"),
+            Failure::TraceEndsHere => by(
+                "client",
+                405,
+                "Method Not Allowed",
+                "Max-Forwards ends here, and this gateway does not echo requests",
+            ),
             Failure::TooSlow => by("client", 408, "Request Timeout", "the request did not arrive in time"),
             Failure::Unreachable => by("upstream", 502, "Bad Gateway", "no backend could be reached"),
             Failure::BrokenOff => {
@@ -154,9 +162,24 @@ pub fn failure(out: &mut Vec<u8>, failure: &Failure, to: &Addressee<'_>) {
     push_request_id(&mut body, to.request_id);
     body.push_str("}\n");
     let retry = answer.retry_after_s.map(|seconds| format!("Retry-After: {seconds}\r\n"));
-    let challenge = (answer.status == 401).then_some("WWW-Authenticate: ApiKey\r\n");
-    let extra = [retry.as_deref().unwrap_or(""), challenge.unwrap_or("")];
+    let required = match answer.status {
+        401 => "WWW-Authenticate: ApiKey\r\n",
+        405 => "Allow: OPTIONS\r\n",
+        _ => "",
+    };
+    let extra = [retry.as_deref().unwrap_or(""), required];
     push_answer(out, answer.status, answer.title, &extra, &body, to);
+}
+
+/// Appends our answer to an OPTIONS that may go no further than here: there is nothing to tell of this gateway.
+pub fn options(out: &mut Vec<u8>, fields: &[u8], to: &Addressee<'_>) {
+    out.extend_from_slice(status_line_start(to.version));
+    out.extend_from_slice(b"204 No Content\r\nDate: ");
+    out.extend_from_slice(to.date.as_bytes());
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(fields);
+    connection(out, to.version, to.keep_alive);
+    out.extend_from_slice(b"\r\n");
 }
 
 /// A denial, worked out from the sheet.
@@ -273,7 +296,8 @@ fn push_request_id(body: &mut String, id: &str) {
 
 fn push_answer(out: &mut Vec<u8>, status: u16, title: &str, extra: &[&str], body: &str, to: &Addressee<'_>) {
     let mut digits = itoa::Buffer::new();
-    for part in ["HTTP/1.1 ", digits.format(status), " ", title, "\r\nDate: ", to.date] {
+    out.extend_from_slice(status_line_start(to.version));
+    for part in [digits.format(status), " ", title, "\r\nDate: ", to.date] {
         out.extend_from_slice(part.as_bytes());
     }
     out.extend_from_slice(b"\r\nContent-Type: application/problem+json\r\nCache-Control: no-store\r\nContent-Length: ");

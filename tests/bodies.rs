@@ -63,11 +63,12 @@ fn read_body(head: &[String], input: &mut impl BufRead) -> Vec<u8> {
             let size = usize::from_str_radix(&line(input), 16).unwrap();
             let start = body.len();
             body.resize(start + size, 0);
-            input.read_exact(&mut body[start..]).unwrap();
-            assert_eq!(line(input), "");
             if size == 0 {
+                while !line(input).is_empty() {}
                 break;
             }
+            input.read_exact(&mut body[start..]).unwrap();
+            assert_eq!(line(input), "");
         }
     }
     body

@@ -150,7 +150,7 @@ fn what_is_no_http_1_request_is_refused() {
         (505, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec()),
         (505, b"GET / HTTP/2.0\r\nHost: h\r\n\r\n".to_vec()),
         (501, b"CONNECT h:443 HTTP/1.1\r\nHost: h:443\r\n\r\n".to_vec()),
-        (400, b"GET /\r\n".to_vec()),
+        (505, b"GET /\r\n".to_vec()),
         (400, b"GET / HTTP/1.1\nHost: h\n\n".to_vec()),
         (400, b"GET / HTTP/1.1\r\nHost: h\n\r\n".to_vec()),
         (400, b"GET / HTTP/1.1\r\nHost: h\r\n\n".to_vec()),

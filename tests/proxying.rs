@@ -97,7 +97,7 @@ fn fields_of_one_connection_go_no_further() {
     let request = forwarded(
         "",
         "POST / HTTP/1.1\r\nHost: h\r\nConnection: x-private, Close\r\nX-PRIVATE: 1\r\nKeep-Alive: timeout=5\r\n\
-         Proxy-Connection: keep-alive\r\nTE: trailers\r\nTrailer: x\r\nUpgrade: websocket\r\nX-Public: 1\r\n\
+         Proxy-Connection: keep-alive\r\nTE: gzip\r\nTrailer: x\r\nUpgrade: websocket\r\nX-Public: 1\r\n\
          Content-Length: 2\r\n\r\nhi",
     );
     for gone in ["X-Private", "Connection", "Keep-Alive", "Proxy-Connection", "TE", "Trailer", "Upgrade"] {

@@ -11,7 +11,7 @@ const LAYERS: [&[&str]; 8] = [
     &["identity", "route", "redis", "conn"],
     &["limit", "upstream"],
     &["config", "reply"],
-    &["server", "proxy", "relay", "gateway", "explain"],
+    &["server", "proxy", "relay", "tunnel", "gateway", "explain"],
     &["control", "worker", "admin"],
     &["cli", "demo"],
     &["main"],

@@ -34,7 +34,7 @@ keys! {
     ROOT = "": "server" "admin" "identity" "consumers" "store" "upstreams" "routes" "limits" "log";
     SERVER = "server": "listen" "workers" "io" "trusted_proxies" "max_connections" "max_head" "max_headers" "max_body"
         "timeouts";
-    SERVER_TIMEOUTS = "server.timeouts": "head" "body" "idle" "write" "drain";
+    SERVER_TIMEOUTS = "server.timeouts": "head" "body" "idle" "write" "tunnel" "drain";
     ADMIN = "admin": "listen";
     IDENTITY = "identity": "sources" "api_key_header" "unknown_api_keys" "ipv6_prefix";
     CONSUMER = "consumers": "name" "api_key" "api_key_sha256" "plan";

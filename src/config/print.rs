@@ -86,6 +86,7 @@ fn server(out: &mut Page, server: &Server, identity: &identity::Settings) {
     out.wait("body", server.timeouts.body);
     out.wait("idle", server.timeouts.idle);
     out.wait("write", server.timeouts.write);
+    out.wait("tunnel", server.timeouts.tunnel);
     out.wait("drain", server.drain);
 }
 

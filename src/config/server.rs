@@ -49,6 +49,7 @@ pub(super) fn server(section: &Section<'_>) -> Result<Server, ConfigError> {
             body: seconds("body", 30)?,
             idle: seconds("idle", 75)?,
             write: seconds("write", 30)?,
+            tunnel: seconds("tunnel", 600)?,
         },
         drain: seconds("drain", 30)?,
     })

@@ -2,7 +2,7 @@
 //!
 //! A body may arrive in pieces cut anywhere; the decoder says which bytes of a piece are data, how many it has used, and
 //! when the message is over. Chunked framing (RFC 9112 section 7.1) is read strictly: hexadecimal digits only, CRLF only,
-//! bounded extensions and trailers. Extensions and trailers are dropped. Pure.
+//! bounded extensions and trailers. Extensions are dropped, trailers kept until the message is over. Pure.
 
 use super::{BadResponse, Framing, Refusal};
 use std::ops::Range;
@@ -61,10 +61,22 @@ enum State {
     Done,
 }
 
+impl State {
+    /// Whether the byte that led here is one of the trailers.
+    fn is_in_trailers(self) -> bool {
+        match self {
+            State::TrailerStart { bytes } => bytes > 0,
+            State::TrailerName { .. } | State::TrailerValue { .. } | State::TrailerLf { .. } => true,
+            _ => false,
+        }
+    }
+}
+
 /// Follows one body from its first byte to its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decoder {
     state: State,
+    trailers: Vec<u8>,
 }
 
 impl Decoder {
@@ -76,7 +88,12 @@ impl Decoder {
             Framing::Chunked => State::Size { digits: 0, size: 0 },
             Framing::UntilClose => State::UntilClose,
         };
-        Decoder { state }
+        Decoder { state, trailers: Vec::new() }
+    }
+
+    /// The lines of the trailers so far, each `name: value` and CRLF: [`TRAILERS_MAX`] bytes at most.
+    pub fn trailers(&self) -> &[u8] {
+        &self.trailers
     }
 
     /// Whether the body has ended.
@@ -130,6 +147,9 @@ impl Decoder {
                 State::Done => break,
                 _ => {
                     self.state = framing_byte(self.state, input[at])?;
+                    if self.state.is_in_trailers() {
+                        self.trailers.push(input[at]);
+                    }
                     at += 1;
                 }
             }
@@ -249,6 +269,19 @@ mod tests {
                 let pieces = [&GOOD[..a], &GOOD[a..b], &GOOD[b..]];
                 assert_eq!(decode(Framing::Chunked, &pieces).unwrap(), whole, "cut at {a} and {b}");
             }
+        }
+    }
+
+    #[test]
+    fn trailers_are_kept_as_they_came() {
+        for cut in 0..GOOD.len() {
+            let mut decoder = Decoder::new(Framing::Chunked);
+            for mut piece in [&GOOD[..cut], &GOOD[cut..]] {
+                while !piece.is_empty() && !decoder.is_done() {
+                    piece = &piece[decoder.step(piece).unwrap().used..];
+                }
+            }
+            assert_eq!(decoder.trailers(), b"X-Sum: 1\r\nEmpty:\r\n", "cut at {cut}");
         }
     }
 

@@ -3,7 +3,8 @@
 //! Lines that stay are copied in runs, byte for byte; framing is written anew from what was decided, never copied from
 //! what was said. Pure.
 
-use super::head::{Field, FieldName, RequestHead, ResponseHead, tokens};
+use super::field::{Field, FieldName, protocols, switched_to, tokens};
+use super::head::{RequestHead, ResponseHead};
 use super::{Framing, Method, Span, Version};
 
 /// Our name in `Via`.
@@ -48,14 +49,19 @@ pub fn request(out: &mut Vec<u8>, buffer: &[u8], head: &RequestHead, hop: &Hop<'
         FieldName::Host
         | FieldName::Connection
         | FieldName::HopByHop
+        | FieldName::Te
+        | FieldName::Upgrade
         | FieldName::TransferEncoding
         | FieldName::ContentLength
         | FieldName::ForwardedFor
         | FieldName::RequestId => false,
         FieldName::ForwardedProto | FieldName::ForwardedHost | FieldName::ClientClaim => hop.trusted,
         FieldName::Expect => head.expects_continue,
+        FieldName::Trailer => head.framing == Framing::Chunked,
+        FieldName::MaxForwards => head.max_forwards.is_none(),
         FieldName::RateLimit | FieldName::Other => !nominated.names(buffer, field),
     });
+    hop_by_hop(out, buffer, head);
     if head.framing == Framing::Chunked {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
@@ -67,6 +73,41 @@ pub fn request(out: &mut Vec<u8>, buffer: &[u8], head: &RequestHead, hop: &Hop<'
     });
     line(out, "X-Request-Id", &[hop.request_id]);
     out.extend_from_slice(b"\r\n");
+}
+
+/// What we ask of the next connection ourselves, because the client asked it of its own.
+fn hop_by_hop(out: &mut Vec<u8>, buffer: &[u8], head: &RequestHead) {
+    out.extend_from_slice(match (head.takes_trailers, head.upgrades) {
+        (false, false) => b"".as_slice(),
+        (true, false) => b"Connection: TE\r\nTE: trailers\r\n",
+        (false, true) => b"Connection: Upgrade\r\n",
+        (true, true) => b"Connection: TE, Upgrade\r\nTE: trailers\r\n",
+    });
+    if head.upgrades {
+        out.extend_from_slice(b"Upgrade: ");
+        offer(out, buffer, head);
+        out.extend_from_slice(b"\r\n");
+    }
+    if let Some(left) = head.max_forwards {
+        line(out, "Max-Forwards", &[itoa::Buffer::new().format(left.saturating_sub(1)).as_bytes()]);
+    }
+}
+
+/// Appends the protocols that the client offers to switch to, as a list.
+pub fn offer(out: &mut Vec<u8>, buffer: &[u8], head: &RequestHead) {
+    let lines = head.fields.iter().filter(|field| field.known == FieldName::Upgrade);
+    for (number, protocol) in lines.flat_map(|field| protocols(field.value.of(buffer))).enumerate() {
+        if number > 0 {
+            out.extend_from_slice(b", ");
+        }
+        out.extend_from_slice(protocol);
+    }
+}
+
+/// Whether a 101 switches to one of the protocols in `offered`, a list that [`offer`] wrote.
+pub fn accepts(buffer: &[u8], head: &ResponseHead, offered: &[u8]) -> bool {
+    let chosen = switched_to(buffer, &head.fields);
+    chosen.is_some_and(|chosen| protocols(offered).any(|offer| offer.eq_ignore_ascii_case(chosen)))
 }
 
 /// `X-Forwarded-*`: the chain so far is believed only from a trusted proxy.
@@ -117,20 +158,30 @@ pub fn delivered_framing(framing: Framing, version: Version) -> Framing {
 
 /// Appends the response head for the client to `out`.
 pub fn response(out: &mut Vec<u8>, buffer: &[u8], head: &ResponseHead, to: &Delivery<'_>) {
-    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(status_line_start(to.version));
     out.extend_from_slice(itoa::Buffer::new().format(head.status).as_bytes());
     out.push(b' ');
     out.extend_from_slice(head.reason.of(buffer));
     out.extend_from_slice(b"\r\n");
     let nominated = Nominated::of(buffer, &head.fields);
     let limited = !to.extra.is_empty();
+    let framing = delivered_framing(head.framing, to.version);
     copy_lines(out, buffer, &head.fields, |field| match field.known {
-        FieldName::Connection | FieldName::HopByHop | FieldName::TransferEncoding | FieldName::ContentLength => false,
+        FieldName::Connection
+        | FieldName::HopByHop
+        | FieldName::Te
+        | FieldName::Upgrade
+        | FieldName::TransferEncoding
+        | FieldName::ContentLength => false,
+        FieldName::Trailer => framing == Framing::Chunked,
         FieldName::RateLimit => !limited,
         _ => !nominated.names(buffer, field),
     });
-    if !head.is_interim() {
-        let framing = delivered_framing(head.framing, to.version);
+    if head.status == 101 {
+        let protocol = switched_to(buffer, &head.fields).unwrap_or_default();
+        line(out, "Connection: Upgrade\r\nUpgrade", &[protocol]);
+        out.extend_from_slice(to.extra);
+    } else if !head.is_interim() {
         if framing == Framing::Chunked {
             out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
         }
@@ -141,6 +192,15 @@ pub fn response(out: &mut Vec<u8>, buffer: &[u8], head: &ResponseHead, to: &Deli
         connection(out, to.version, to.keep_alive && framing != Framing::UntilClose);
     }
     out.extend_from_slice(b"\r\n");
+}
+
+/// A status line up to its code. A client is answered in its own version (RFC 9112 section 2.3 allows more): one that
+/// speaks HTTP/1.0 may take HTTP/1.1 for a promise.
+pub fn status_line_start(version: Version) -> &'static [u8] {
+    match version {
+        Version::Http11 => b"HTTP/1.1 ",
+        Version::Http10 => b"HTTP/1.0 ",
+    }
 }
 
 /// The `Connection` line for the client, where the version's default is not what happens.
@@ -167,8 +227,8 @@ pub fn chunk(out: &mut Vec<u8>, data: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// The end of a chunked body.
-pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+/// The last chunk; trailers and an empty line follow.
+pub const LAST_CHUNK: &[u8] = b"0\r\n";
 
 /// Appends the length that was decided on, not the digits that were sent.
 fn content_length(out: &mut Vec<u8>, length: Option<u64>) {

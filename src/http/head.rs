@@ -3,78 +3,9 @@
 //! `parse` gives `Ok(false)` while bytes are missing, an error where the message must be refused, and `Ok(true)` with
 //! everything the gateway needs decided: target, host, framing, persistence. The head keeps no bytes of its own. Pure.
 
-use super::body::is_token_byte;
+use super::field::{Coding, Field, FieldFacts, FieldName, max_forwards};
 use super::{BadResponse, Bounds, FIELDS_MAX, Framing, Method, Refusal, Span, Version};
 use httparse::Status;
-
-/// A field that this gateway reads, sets or removes; all others are passed on as they are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FieldName {
-    /// `Host`
-    Host,
-    /// `Content-Length`
-    ContentLength,
-    /// `Transfer-Encoding`
-    TransferEncoding,
-    /// `Connection`
-    Connection,
-    /// `Keep-Alive`, `Proxy-Connection`, `TE`, `Trailer`, `Upgrade`: they speak of one connection only.
-    HopByHop,
-    /// `Expect`
-    Expect,
-    /// `X-Forwarded-For`
-    ForwardedFor,
-    /// `X-Forwarded-Proto`
-    ForwardedProto,
-    /// `X-Forwarded-Host`
-    ForwardedHost,
-    /// `X-Request-Id`
-    RequestId,
-    /// `Forwarded` and `X-Real-IP`: the client's address as only a trusted proxy may tell it.
-    ClientClaim,
-    /// `RateLimit` and `RateLimit-Policy`: ours alone on a limited response.
-    RateLimit,
-    /// Any other.
-    Other,
-}
-
-impl FieldName {
-    fn of(name: &[u8]) -> FieldName {
-        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
-        match name.len() {
-            2 if is("te") => FieldName::HopByHop,
-            4 if is("host") => FieldName::Host,
-            6 if is("expect") => FieldName::Expect,
-            7 if is("trailer") || is("upgrade") => FieldName::HopByHop,
-            9 if is("forwarded") || is("x-real-ip") => FieldName::ClientClaim,
-            9 if is("ratelimit") => FieldName::RateLimit,
-            10 if is("connection") => FieldName::Connection,
-            10 if is("keep-alive") => FieldName::HopByHop,
-            12 if is("x-request-id") => FieldName::RequestId,
-            14 if is("content-length") => FieldName::ContentLength,
-            15 if is("x-forwarded-for") => FieldName::ForwardedFor,
-            16 if is("x-forwarded-host") => FieldName::ForwardedHost,
-            16 if is("proxy-connection") => FieldName::HopByHop,
-            16 if is("ratelimit-policy") => FieldName::RateLimit,
-            17 if is("transfer-encoding") => FieldName::TransferEncoding,
-            17 if is("x-forwarded-proto") => FieldName::ForwardedProto,
-            _ => FieldName::Other,
-        }
-    }
-}
-
-/// One field line.
-#[derive(Clone, Copy, Debug)]
-pub struct Field {
-    /// What it is to us.
-    pub known: FieldName,
-    /// The field name.
-    pub name: Span,
-    /// The value without surrounding white space.
-    pub value: Span,
-    /// The whole line from the name's first byte through CRLF.
-    pub line: Span,
-}
 
 /// A request head.
 #[derive(Clone, Debug, Default)]
@@ -99,6 +30,12 @@ pub struct RequestHead {
     pub keep_alive: bool,
     /// `Expect: 100-continue` in HTTP/1.1.
     pub expects_continue: bool,
+    /// `TE: trailers`: the client makes use of trailers.
+    pub takes_trailers: bool,
+    /// The client offers to switch to another protocol, and may (RFC 9110 section 7.8).
+    pub upgrades: bool,
+    /// How often an OPTIONS or TRACE may still be passed on (RFC 9110 section 7.6.2).
+    pub max_forwards: Option<u64>,
     /// Bytes of the head, the empty line included.
     pub len: usize,
 }
@@ -130,6 +67,7 @@ impl RequestHead {
         let mut table = [const { std::mem::MaybeUninit::uninit() }; FIELDS_MAX];
         let fields_max = bounds.fields_max.min(FIELDS_MAX);
         let mut request = httparse::Request::new(&mut []);
+        (self.version, self.kind) = Default::default();
         // RFC 9112 section 2.2: one empty line before the request line is tolerated.
         let start = if buffer.starts_with(b"\r\n") { 2 } else { 0 };
         match buffer.get(start) {
@@ -138,19 +76,20 @@ impl RequestHead {
             _ => {}
         }
         let parsed = request.parse_with_uninit_headers(&buffer[start..], &mut table[..fields_max]);
+        // As far as they are known, for the answer to a head that is refused.
+        self.version = request.version.map(version_of).unwrap_or_default();
+        self.kind = request.method.map(|method| method_of(method.as_bytes())).unwrap_or_default();
         self.len = match parsed {
             Ok(Status::Complete(len)) if start + len <= bounds.head_max => start + len,
             Ok(Status::Partial) if buffer.len() < bounds.head_max => return Ok(false),
             Ok(_) => return Err(too_large(&buffer[start..], bounds)),
-            Err(error) => return Err(refusal(error, buffer)),
+            Err(error) => return refusal(error, &buffer[start..], bounds),
         };
         // httparse fills all three where it says Complete.
-        let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version) else {
+        let (Some(method), Some(target)) = (request.method, request.path) else {
             return Err(Refusal::Bad("malformed request line"));
         };
-        self.version = version_of(version);
         self.method = Span::within(buffer, method.as_bytes());
-        self.kind = method_of(method.as_bytes());
         let target = Span::within(buffer, target.as_bytes());
         if self.method.start() != start || self.method.end() + 1 != target.start() {
             return Err(Refusal::Bad("malformed request line"));
@@ -165,6 +104,13 @@ impl RequestHead {
         self.length = fields.length;
         self.keep_alive = fields.keeps_alive(self.version);
         self.expects_continue = fields.expects_continue && self.version == Version::Http11;
+        self.takes_trailers = fields.takes_trailers && self.version == Version::Http11;
+        // A body would have to be over before the switch; the field is an offer that need not be taken.
+        self.upgrades = fields.upgrades && self.version == Version::Http11 && self.framing == Framing::Empty;
+        self.max_forwards = match self.kind {
+            Method::Options | Method::Trace => max_forwards(buffer, &self.fields)?,
+            _ => None,
+        };
         self.place(buffer, target, &fields)?;
         if self.kind == Method::Trace && self.framing != Framing::Empty {
             return Err(Refusal::Bad("TRACE must not have a body"));
@@ -177,6 +123,9 @@ impl RequestHead {
         let text = target.of(buffer);
         if text.iter().any(|&b| !b.is_ascii_graphic() || b == b'#') {
             return Err(Refusal::Bad("the request target has a character that must be percent-encoded"));
+        }
+        if memchr::memmem::find(text, b"%00").is_some() {
+            return Err(Refusal::Bad("the request target has a NUL"));
         }
         if self.version == Version::Http11 && fields.host.is_none() {
             return Err(Refusal::Bad("the Host field is missing"));
@@ -273,65 +222,6 @@ impl ResponseHead {
     }
 }
 
-/// What the fields of a head say about the connection and the body.
-#[derive(Default)]
-struct FieldFacts {
-    host: Option<Span>,
-    length: Option<u64>,
-    coding: Option<Coding>,
-    close: bool,
-    keep_alive: bool,
-    expects_continue: bool,
-    expects_other: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Coding {
-    Chunked,
-    Unknown,
-}
-
-impl FieldFacts {
-    fn gather(buffer: &[u8], fields: &[Field]) -> Result<FieldFacts, Refusal> {
-        let mut facts = FieldFacts::default();
-        for field in fields {
-            let value = field.value.of(buffer);
-            match field.known {
-                FieldName::Host if facts.host.is_some() => return Err(Refusal::Bad("more than one Host field")),
-                FieldName::Host => facts.host = Some(field.value),
-                FieldName::ContentLength if facts.length.is_some() => {
-                    return Err(Refusal::Bad("more than one Content-Length"));
-                }
-                FieldName::ContentLength => facts.length = Some(content_length(value)?),
-                FieldName::TransferEncoding if facts.coding.is_some() => {
-                    return Err(Refusal::Bad("more than one Transfer-Encoding"));
-                }
-                FieldName::TransferEncoding => facts.coding = Some(transfer_coding(value)?),
-                FieldName::Connection => {
-                    for option in tokens(value) {
-                        facts.close |= option.eq_ignore_ascii_case(b"close");
-                        facts.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
-                    }
-                }
-                FieldName::Expect if value.eq_ignore_ascii_case(b"100-continue") => facts.expects_continue = true,
-                FieldName::Expect => facts.expects_other = true,
-                _ => {}
-            }
-        }
-        if facts.length.is_some() && facts.coding.is_some() {
-            return Err(Refusal::Bad("Content-Length and Transfer-Encoding together"));
-        }
-        Ok(facts)
-    }
-
-    fn keeps_alive(&self, version: Version) -> bool {
-        match version {
-            Version::Http11 => !self.close,
-            Version::Http10 => self.keep_alive && !self.close,
-        }
-    }
-}
-
 /// RFC 9112 section 6.3 for requests.
 fn request_framing(fields: &FieldFacts, version: Version) -> Result<Framing, Refusal> {
     match (fields.coding, fields.length) {
@@ -355,34 +245,6 @@ fn response_framing(fields: &FieldFacts, status: u16, asked: Method, version: Ve
         (None, Some(bytes)) => Ok(Framing::Length(bytes)),
         (None, None) => Ok(Framing::UntilClose),
     }
-}
-
-/// Digits only, no sign, no list, no overflow (RFC 9110 section 8.6).
-fn content_length(value: &[u8]) -> Result<u64, Refusal> {
-    const BAD: Refusal = Refusal::Bad("malformed Content-Length");
-    if value.is_empty() {
-        return Err(BAD);
-    }
-    value.iter().try_fold(0u64, |sum, &b| {
-        let digit = b.is_ascii_digit().then(|| u64::from(b - b'0')).ok_or(BAD)?;
-        sum.checked_mul(10).and_then(|ten| ten.checked_add(digit)).ok_or(BAD)
-    })
-}
-
-fn transfer_coding(value: &[u8]) -> Result<Coding, Refusal> {
-    if value.eq_ignore_ascii_case(b"chunked") {
-        return Ok(Coding::Chunked);
-    }
-    let well_formed = !value.is_empty() && value.iter().all(|&b| is_token_byte(b));
-    match well_formed {
-        true => Ok(Coding::Unknown),
-        false => Err(Refusal::Bad("malformed Transfer-Encoding")),
-    }
-}
-
-/// The members of a comma-separated list of tokens, white space removed.
-pub(super) fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    value.split(|&b| b == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
 }
 
 /// `host[:port]` without user information (RFC 3986 section 3.2).
@@ -479,20 +341,40 @@ fn too_large(request: &[u8], bounds: &Bounds) -> Refusal {
     }
 }
 
-fn refusal(error: httparse::Error, buffer: &[u8]) -> Refusal {
-    match error {
+/// What to make of a request that httparse refuses. `Ok(false)` where the bytes to come decide between two refusals.
+fn refusal(error: httparse::Error, request: &[u8], bounds: &Bounds) -> Result<bool, Refusal> {
+    let line_end = request.iter().position(|&b| b == b'\r' || b == b'\n');
+    let line = &request[..line_end.unwrap_or(request.len())];
+    let may_wait = request.len() < bounds.head_max;
+    Err(match error {
         httparse::Error::TooManyHeaders => Refusal::HeadTooLarge,
-        httparse::Error::Version => version_refusal(buffer),
+        httparse::Error::Version if line_end.is_none() && may_wait => return Ok(false),
+        httparse::Error::Version => version_refusal(line),
+        // A method and a target, and no version: HTTP/0.9.
+        httparse::Error::Token if is_simple(line) => match &request[line.len()..] {
+            b"\r" if may_wait => return Ok(false),
+            [b'\r', b'\n', ..] | [b'\n', ..] => Refusal::Version,
+            _ => Refusal::Bad("malformed request line"),
+        },
         httparse::Error::HeaderName => Refusal::Bad("malformed field name"),
         httparse::Error::HeaderValue => Refusal::Bad("malformed field value"),
         httparse::Error::NewLine => Refusal::Bad(LONE_LF),
         _ => Refusal::Bad("malformed request line"),
-    }
+    })
+}
+
+/// `GET /path`, as HTTP/0.9 asks.
+fn is_simple(line: &[u8]) -> bool {
+    let Some(space) = line.iter().position(|&b| b == b' ') else { return false };
+    let (method, target) = (&line[..space], &line[space + 1..]);
+    !method.is_empty()
+        && method.iter().all(u8::is_ascii_uppercase)
+        && target.first() == Some(&b'/')
+        && target.iter().all(u8::is_ascii_graphic)
 }
 
 /// `HTTP/2.0` is a version we do not speak; `HTTQ/1.1` is no version at all.
-fn version_refusal(buffer: &[u8]) -> Refusal {
-    let line = buffer.split(|&b| b == b'\r' || b == b'\n').next().unwrap_or_default();
+fn version_refusal(line: &[u8]) -> Refusal {
     let word = line.rsplit(|&b| b == b' ').next().unwrap_or_default();
     match word {
         b"HTTP/1.0" | b"HTTP/1.1" => Refusal::Bad("malformed request line"),

@@ -5,8 +5,10 @@
 //! buffer; bodies run through small state machines that see slices. Pure.
 
 pub mod body;
+pub mod field;
 pub mod forward;
 pub mod head;
+pub mod trailers;
 
 use thiserror::Error;
 

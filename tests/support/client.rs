@@ -18,6 +18,8 @@ pub struct Response {
     pub head: String,
     /// The body, decoded.
     pub body: Vec<u8>,
+    /// The lines behind the last chunk.
+    pub trailers: Vec<String>,
 }
 
 impl Response {
@@ -80,12 +82,12 @@ impl Client {
         };
         let head = String::from_utf8(self.buffer.drain(..end).collect()).unwrap();
         let status: u16 = head.split(' ').nth(1).unwrap().parse().unwrap();
-        let mut response = Response { status, head, body: Vec::new() };
+        let mut response = Response { status, head, body: Vec::new(), trailers: Vec::new() };
         if !may_have_body || status < 200 || status == 204 || status == 304 {
             return Ok(response);
         }
         if response.field("Transfer-Encoding") == Some("chunked") {
-            response.body = self.chunks()?;
+            (response.body, response.trailers) = self.chunks()?;
         } else if let Some(length) = response.field("Content-Length") {
             let length: usize = length.parse().unwrap();
             while self.buffer.len() < length {
@@ -98,19 +100,25 @@ impl Client {
         Ok(response)
     }
 
-    fn chunks(&mut self) -> io::Result<Vec<u8>> {
+    fn chunks(&mut self) -> io::Result<(Vec<u8>, Vec<String>)> {
         let mut body = Vec::new();
         loop {
             let line = self.line()?;
             let size = usize::from_str_radix(&line, 16).unwrap();
+            if size == 0 {
+                let mut trailers = Vec::new();
+                loop {
+                    match self.line()? {
+                        line if line.is_empty() => return Ok((body, trailers)),
+                        line => trailers.push(line),
+                    }
+                }
+            }
             while self.buffer.len() < size + 2 {
                 self.fill()?;
             }
             body.extend(self.buffer.drain(..size));
             assert_eq!(self.buffer.drain(..2).collect::<Vec<_>>(), b"\r\n");
-            if size == 0 {
-                return Ok(body);
-            }
         }
     }
 

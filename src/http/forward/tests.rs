@@ -58,13 +58,61 @@ fn a_trusted_proxy_is_believed() {
 fn hop_by_hop_fields_stay_here() {
     let text = forwarded(
         "POST / HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, X-Mine\r\nKeep-Alive: 5\r\nProxy-Connection: x\r\n\
-         TE: trailers\r\nTrailer: a\r\nUpgrade: h2c\r\nX-Mine: 1\r\nTransfer-Encoding: chunked\r\nX-Kept: 2\r\n\r\n",
+         TE: gzip\r\nUpgrade: websocket\r\nX-Mine: 1\r\nTransfer-Encoding: chunked\r\nX-Kept: 2\r\n\r\n",
         &HOP,
     );
-    for gone in ["Connection", "Keep-Alive", "Proxy-", "TE:", "Trailer", "Upgrade", "X-Mine"] {
+    for gone in ["Connection", "Keep-Alive", "Proxy-", "TE:", "Upgrade", "X-Mine"] {
         assert!(!text.contains(gone), "{gone} in {text}");
     }
     assert!(text.contains("X-Kept: 2\r\n") && text.contains("Transfer-Encoding: chunked\r\n"));
+}
+
+#[test]
+fn what_one_connection_asks_is_asked_of_the_next_in_our_own_words() {
+    let connection = |fields: &str| {
+        let text = forwarded(&format!("OPTIONS / HTTP/1.1\r\nHost: h\r\n{fields}\r\n"), &HOP);
+        let is_asked = |line: &&str| ["Connection", "TE", "Upgrade", "Max-F"].iter().any(|name| line.starts_with(name));
+        text.lines().filter(is_asked).collect::<Vec<_>>().join("|")
+    };
+    assert_eq!(connection("TE: gzip, Trailers;q=1\r\n"), "");
+    assert_eq!(connection("TE: gzip, Trailers\r\n"), "Connection: TE|TE: trailers");
+    assert_eq!(connection("Upgrade: websocket\r\n"), "", "not asked of this connection");
+    assert_eq!(connection("Connection: x, UPGRADE\r\nUpgrade: h2c, HTTP/2.0, TLS/1.2\r\n"), "");
+    assert_eq!(
+        connection("Connection: upgrade\r\nUpgrade: h2c, websocket\r\nUpgrade: a/1\r\nHTTP2-Settings: x\r\n"),
+        "Connection: Upgrade|Upgrade: websocket, a/1"
+    );
+    assert_eq!(
+        connection("Connection: TE, Upgrade\r\nTE: trailers\r\nUpgrade: a\r\n"),
+        "Connection: TE, Upgrade|TE: trailers|Upgrade: a"
+    );
+    assert_eq!(connection("Max-Forwards: 10\r\n"), "Max-Forwards: 9");
+    assert_eq!(connection("Connection: upgrade\r\nUpgrade: a\r\nContent-Length: 1\r\n"), "", "it has a body");
+}
+
+#[test]
+fn trailers_are_announced_where_they_go_on() {
+    let chunked = "HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n";
+    assert!(delivered(chunked, &TO).contains("Trailer: X-Sum\r\n"));
+    assert!(!delivered(chunked, &Delivery { version: Version::Http10, ..TO }).contains("Trailer"));
+    assert!(!forwarded("GET / HTTP/1.1\r\nHost: h\r\nTrailer: a\r\n\r\n", &HOP).contains("Trailer"));
+}
+
+#[test]
+fn a_switch_is_to_one_protocol_that_was_offered() {
+    let switch = |fields: &str, offered: &str| {
+        let text = format!("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n{fields}\r\n");
+        let mut head = ResponseHead::default();
+        assert!(head.parse(text.as_bytes(), &BOUNDS, Method::Get).unwrap());
+        accepts(text.as_bytes(), &head, offered.as_bytes())
+    };
+    assert!(switch("Upgrade: WebSocket\r\n", "a, websocket"));
+    for fields in ["", "Upgrade:\r\n", "Upgrade: b\r\n", "Upgrade: a, websocket\r\n", "Upgrade: a\r\nUpgrade: a\r\n"] {
+        assert!(!switch(fields, "a, websocket"), "{fields:?}");
+    }
+    assert!(!switch("Upgrade: websocket\r\n", ""), "nobody asked");
+    let text = "HTTP/1.1 101 Go\r\nConnection: upgrade\r\nUpgrade: a\r\nX: y\r\n\r\n";
+    assert_eq!(delivered(text, &TO), "HTTP/1.1 101 Go\r\nX: y\r\nConnection: Upgrade\r\nUpgrade: a\r\n\r\n");
 }
 
 #[test]
@@ -133,7 +181,7 @@ fn bodies_without_length_are_chunked_or_end_with_the_connection() {
     let unbounded = "HTTP/1.1 200 OK\r\n\r\n";
     assert_eq!(delivered(unbounded, &TO), "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
     let old = Delivery { version: Version::Http10, ..TO };
-    assert_eq!(delivered(unbounded, &old), "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
+    assert_eq!(delivered(unbounded, &old), "HTTP/1.0 200 OK\r\nConnection: close\r\n\r\n");
     let known = "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n";
     assert!(delivered(known, &old).contains("Connection: keep-alive\r\n"));
     assert!(delivered(known, &Delivery { keep_alive: false, ..TO }).contains("Connection: close\r\n"));

@@ -76,6 +76,8 @@ fn targets_and_hosts() {
         "GET http:///a HTTP/1.1",
         "GET http://u@a/ HTTP/1.1",
         "GET /a#b HTTP/1.1",
+        "GET /a%00 HTTP/1.1",
+        "GET /?%00 HTTP/1.1",
         "GET /\u{e4} HTTP/1.1",
         "GET http://a:b/ HTTP/1.1",
         "GET  / HTTP/1.1",
@@ -148,6 +150,64 @@ fn refusals_have_their_status() {
     assert_eq!(refused(&long), Refusal::HeadTooLarge);
     let many = format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "A: b\r\n".repeat(BOUNDS.fields_max));
     assert_eq!(refused(&many), Refusal::HeadTooLarge);
+}
+
+#[test]
+fn transfer_codings_that_are_not_known_are_told_from_what_is_none() {
+    let refused = |value: &str| refused(&format!("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: {value}\r\n\r\n"));
+    for value in ["gzip", "identity", "gzip, chunked", "gzip;q=1 ,\tChunked", "a,b,chunked"] {
+        assert!(matches!(refused(value), Refusal::NotImplemented(_)), "{value}");
+    }
+    for value in
+        ["chunked, chunked", "chunked, gzip", "chunked;a=b", ", chunked", "chunked,", "gzip,,chunked", "g z", ";a"]
+    {
+        assert!(matches!(refused(value), Refusal::Bad(_)), "{value}");
+    }
+}
+
+#[test]
+fn versions_that_are_not_served_are_told_from_what_is_none() {
+    for text in
+        ["GET /\r\n", "GET /\n", "\r\nGET /\r\n", "GET / HTTP/1.2\r\n", "GET / HTTP/0.9\r\n", "GET / HTTP/2.0\r\n"]
+    {
+        assert_eq!(refused(text), Refusal::Version, "{text:?}");
+        let head = format!("{text}Host: h\r\n\r\n");
+        assert_eq!(refused(&head), Refusal::Version, "{head:?}");
+        for end in 0..text.len() - 2 {
+            assert!(parse(&text.as_bytes()[..end]).unwrap().is_none(), "{text:?} to {end}");
+        }
+    }
+    for text in
+        ["GET / HTTP/1.10\r\n", "GET / HTTP/1.23\r\n", "GET / http/1.1\r\n", "GET / HTTP/11\r\n", "GET /\rX", "GET\r\n"]
+    {
+        assert!(matches!(refused(text), Refusal::Bad(_)), "{text:?}");
+    }
+}
+
+#[test]
+fn a_refused_head_tells_version_and_method_as_far_as_they_are_known() {
+    let mut head = RequestHead::default();
+    assert!(head.parse(b"HEAD / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", &BOUNDS).is_err());
+    assert_eq!((head.version, head.kind), (Version::Http10, Method::Head));
+    assert!(head.parse(b"\0", &BOUNDS).is_err());
+    assert_eq!((head.version, head.kind), (Version::Http11, Method::Get));
+}
+
+#[test]
+fn forwards_are_counted_for_two_methods_only() {
+    let left = |method: &str, fields: &str| {
+        let text = format!("{method} / HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
+        parse(text.as_bytes()).map(|head| head.unwrap().max_forwards)
+    };
+    assert_eq!(left("TRACE", "Max-Forwards: 0\r\n"), Ok(Some(0)));
+    assert_eq!(left("OPTIONS", "Max-Forwards: 99999999999999999999\r\n"), Ok(Some(u64::MAX)));
+    assert_eq!(left("OPTIONS", ""), Ok(None));
+    assert_eq!(left("GET", "Max-Forwards: x\r\n"), Ok(None));
+    for bad in
+        ["Max-Forwards: x\r\n", "Max-Forwards:\r\n", "Max-Forwards: -1\r\n", "Max-Forwards: 1\r\nMax-Forwards: 1\r\n"]
+    {
+        assert!(left("TRACE", bad).is_err(), "{bad}");
+    }
 }
 
 #[test]
