@@ -308,9 +308,11 @@ impl Request<'_> {
         let keep_alive = self.can_go_on();
         let mut out = take(&mut self.scratch.back);
         out.clear();
-        let date = self.gateway.date.borrow();
-        reply::options(&mut out, &self.scratch.fields, &addressee(self.scratch, keep_alive, &date));
-        drop(date);
+        reply::options(
+            &mut out,
+            &self.scratch.fields,
+            &addressee(self.scratch, keep_alive, &self.gateway.date.borrow()),
+        );
         self.scratch.back = out;
         self.send(204, keep_alive).await
     }
