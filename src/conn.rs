@@ -86,7 +86,7 @@ struct Watch {
     /// When the client's end of its sending was first seen, and the backend's deadline then: both sides have been silent
     /// as long as that deadline is still the same.
     ended: Option<(Micros, Micros)>,
-    /// The client has gone, and the backend's connection was shut down.
+    /// The client has gone, and the backend's connection was reset.
     gone: bool,
 }
 
@@ -188,7 +188,9 @@ impl Deadlines {
             let Some(watch) = entries[*key].watch.as_mut() else { continue };
             watch.gone = left == Left::Gone || (left == Left::Half && watch.waits_in_vain(due, now));
             if watch.gone {
-                shut(fd, Shutdown::Both);
+                // Not a mere close: that would wait behind unsent bytes, and some backends work on for a client that
+                // only sends no more.
+                reset(fd);
             }
         }
     }
@@ -221,6 +223,11 @@ fn socket<'e>(fd: RawFd) -> std::os::fd::BorrowedFd<'e> {
 fn shut(fd: RawFd, how: Shutdown) {
     // A socket that is not connected any more has no wait to end.
     let _ = rustix::net::shutdown(socket(fd), how);
+}
+
+fn reset(fd: RawFd) {
+    // A connection that is gone already needs no reset.
+    let _ = rustix::net::connect_unspec(socket(fd));
 }
 
 /// Whether the peer has neither sent anything nor closed.
@@ -350,13 +357,10 @@ impl Conn {
 
     /// Ends the connection with a reset, so that a message which only the close would end cannot look complete.
     pub fn abort(&self) {
-        self.reader.registration.set(|entry| {
-            // A connection that is gone already needs no reset.
-            let _ = rustix::net::connect_unspec(socket(entry.fd));
-        });
+        self.reader.registration.set(|entry| reset(entry.fd));
     }
 
-    /// From now on, until the watch is dropped, `backend` is shut down where this client goes away before its answer is
+    /// From now on, until the watch is dropped, `backend` is reset where this client goes away before its answer is
     /// whole: at once where the client reset the connection, after [`HALF_CLOSED_MAX`] without a byte from the backend
     /// where it only closed its sending side. Seen by a scan.
     pub fn watch(&self, backend: &Conn) -> Watching {

@@ -25,6 +25,12 @@ mod proxying;
 /// Bodies: passed on byte for byte, in bounded memory, and never made to look whole when they are not.
 mod bodies;
 
+/// Connections that switch protocols.
+mod tunnels;
+
+/// Clients that go away while their answer is awaited.
+mod leaving;
+
 /// Backends that are dead, stale, mute or broken, and what is tried again.
 mod upstreams;
 
