@@ -156,13 +156,35 @@ impl Identity {
         self.settings.trusted_proxies.iter().any(|net| net.contains(&address))
     }
 
-    /// Whether a field with this name can tell who the caller is. Compared without case.
+    /// Whether a field with this name can tell who the caller is, to us or to a backend that takes `_` for `-`.
     pub fn reads(&self, name: &[u8]) -> bool {
+        let dashed = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+        let is = |known: &str| name.iter().map(|&b| dashed(b)).eq(known.bytes().map(dashed));
+        self.settings.sources.iter().any(|source| match source {
+            Source::ApiKey => is(&self.settings.api_key_header),
+            Source::Header(header) => is(header),
+            Source::Cookie(_) => is("cookie"),
+            Source::Ip => false,
+        })
+    }
+
+    /// Marks fields that a backend could take for one that tells the caller, while we do not: they are not passed on.
+    pub fn mark_aliases(&self, head: &mut RequestHead, buffer: &[u8]) {
+        for field in head.fields.iter_mut().filter(|field| field.known == FieldName::Underscored) {
+            let name = field.name.of(buffer);
+            let is_alias = self.reads(name) && !self.names(name);
+            if is_alias {
+                field.known = FieldName::Alias;
+            }
+        }
+    }
+
+    /// Whether a source is written just like this, but for case: a configured name may have a `_` of its own.
+    fn names(&self, name: &[u8]) -> bool {
         self.settings.sources.iter().any(|source| match source {
             Source::ApiKey => name.eq_ignore_ascii_case(self.settings.api_key_header.as_bytes()),
             Source::Header(header) => name.eq_ignore_ascii_case(header.as_bytes()),
-            Source::Cookie(_) => name.eq_ignore_ascii_case(b"cookie"),
-            Source::Ip => false,
+            Source::Cookie(_) | Source::Ip => false,
         })
     }
 

@@ -207,6 +207,7 @@ impl Request<'_> {
         let rules = &self.gateway.rules;
         let Scratch { head, caller, endpoint, sheet, .. } = &mut *self.scratch;
         let buffer = self.client.reader.data();
+        rules.identity.mark_aliases(head, buffer);
         rules.identity.of(head, buffer, self.peer.ip, caller)?;
         identity::endpoint(head.target.of(buffer), endpoint);
         let host = host_without_port(head.host.of(buffer));

@@ -8,7 +8,7 @@ use crate::conn::{Conn, End, Reader, Timer, Writer};
 use crate::gateway::{Gateway, Scratch};
 use crate::http::body::{BadBody, Decoder};
 use crate::http::forward::{self, Delivery, Hop, LAST_CHUNK};
-use crate::http::head::ResponseHead;
+use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::{BadResponse, Framing, Method, RESPONSE_BOUNDS, Refusal, Version, trailers};
 use crate::metrics::UpstreamError;
 use crate::reply::Failure;
@@ -87,7 +87,7 @@ pub async fn exchange(
                 continue;
             }
         }
-        let flight = Flight { gateway, upstream, keep_alive, asked: gateway.clock.now() };
+        let flight = Flight { gateway, upstream, keep_alive, asked: gateway.clock.now(), continued: Cell::new(false) };
         let ended = match upload.body.is_done() || sent.result.is_err() {
             true => flight.answer(client, &mut lease, scratch, upload.body.is_done()).await,
             false => flight.both_ways(client, &mut lease, scratch, &mut upload).await,
@@ -96,7 +96,7 @@ pub async fn exchange(
         drop(watching);
         match ended {
             Ended::Answered { status, keep_alive, reusable } => {
-                flight.finish(lease, reusable && sent.result.is_ok());
+                flight.finish(lease, reusable && sent.result.is_ok() && flight.has_surely_read(&scratch.head));
                 return Outcome::Done { status, keep_alive };
             }
             Ended::Switched => return Outcome::Switched(lease.conn),
@@ -266,6 +266,8 @@ struct Flight<'g> {
     keep_alive: bool,
     /// When the request, or the first part of it, was sent.
     asked: Micros,
+    /// The backend has said 100 (Continue).
+    continued: Cell<bool>,
 }
 
 impl Flight<'_> {
@@ -386,6 +388,14 @@ impl Flight<'_> {
         Ok(())
     }
 
+    /// Whether the backend must have taken the body for this request's. One that answers without reading it may take it
+    /// for the next request, which would be another client's: known of requests that usually have no body (RFC 9110
+    /// sections 9.3.1, 9.3.2 and 9.3.5), and of those that were to wait for a 100 that did not come.
+    fn has_surely_read(&self, head: &RequestHead) -> bool {
+        let is_odd = matches!(head.kind, Method::Get | Method::Head | Method::Delete) && head.framing != Framing::Empty;
+        !is_odd && (!head.expects_continue || self.continued.get())
+    }
+
     /// Keeps the connection where nothing is due on it, and the buffer in any case.
     fn finish(&self, mut lease: Lease, reusable: bool) {
         let buffer = lease.conn.reader.reclaim();
@@ -479,7 +489,10 @@ impl Download<'_> {
             match head.status {
                 101 if forward::accepts(reader.data(), head, self.offer) => return Ok(()),
                 101 => return Err(Ended::failed(Failure::BadResponse(BadResponse("an upgrade nobody asked for")))),
-                100..200 => self.pass_interim(reader, writer, head, out).await?,
+                100..200 => {
+                    self.flight.continued.set(self.flight.continued.get() || head.status == 100);
+                    self.pass_interim(reader, writer, head, out).await?;
+                }
                 _ => return Ok(()),
             }
         }

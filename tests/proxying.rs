@@ -48,6 +48,20 @@ fn forwarding_fields_of_trusted_proxies_are_kept_and_extended() {
 }
 
 #[test]
+fn what_a_backend_could_take_for_our_own_fields_is_dropped() {
+    let spoof = "GET / HTTP/1.1\r\nHost: h\r\nX_Forwarded_For: 1\r\nX-Forwarded_Proto: https\r\nContent_Length: 5\r\n\
+        Transfer_Encoding: chunked\r\nX_API_Key: k\r\nX-Forwarded-Port: 1\r\nX-Forwarded-Prefix: /x\r\nMy_Own: kept\r\n\r\n";
+    let request = forwarded("", spoof);
+    let names: Vec<&str> = request.head.lines().skip(1).filter_map(|line| Some(line.split_once(':')?.0)).collect();
+    assert_eq!(
+        names,
+        ["Host", "My_Own", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "Via", "X-Request-Id"]
+    );
+    let request = forwarded("trusted_proxies = [\"127.0.0.1\"]", spoof);
+    assert_eq!((request.field("X-Forwarded-Port"), request.field("X_Forwarded_For")), (Some("1"), None));
+}
+
+#[test]
 fn the_way_of_a_plain_request_is_written_down() {
     let request = forwarded("", "GET / HTTP/1.1\r\nHost: a.example:80\r\n\r\n");
     assert_eq!(request.fields("X-Forwarded-For"), ["127.0.0.1"]);
@@ -220,6 +234,29 @@ fn a_backend_that_does_not_want_the_body_says_so_instead_of_100_continue() {
         assert_eq!(response.field("Connection"), Some("close"));
         assert!(client.is_closed());
     }
+}
+
+#[test]
+fn a_backend_that_may_not_have_read_the_body_gets_no_other_request_on_that_connection() {
+    let origin = Origin::ok();
+    let gateway = gateway("", &origin);
+    let mut client = Client::connect(gateway.address);
+    let body = "Content-Length: 5\r\n\r\nhello";
+    for (number, request) in [
+        format!("GET / HTTP/1.1\r\nHost: h\r\n{body}"),
+        format!("DELETE / HTTP/1.1\r\nHost: h\r\n{body}"),
+        format!("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\n{body}"),
+    ]
+    .iter()
+    .enumerate()
+    {
+        assert_eq!(client.send(request).response().text(), "ok");
+        assert_eq!(origin.connections(), number + 1, "{request}");
+    }
+    for _ in 0..2 {
+        assert_eq!(client.send(format!("POST / HTTP/1.1\r\nHost: h\r\n{body}")).response().text(), "ok");
+    }
+    assert_eq!(origin.connections(), 4);
 }
 
 #[test]

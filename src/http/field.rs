@@ -37,16 +37,43 @@ pub enum FieldName {
     ForwardedHost,
     /// `X-Request-Id`
     RequestId,
-    /// `Forwarded` and `X-Real-IP`: the client's address as only a trusted proxy may tell it.
+    /// `Forwarded`, `X-Real-IP` and any further `X-Forwarded-*`: what only a trusted proxy may tell of the client.
     ClientClaim,
     /// `RateLimit` and `RateLimit-Policy`: ours alone on a limited response.
     RateLimit,
+    /// One of the above with `_` for a `-`, which backends that follow CGI (RFC 3875 section 4.1.18) cannot tell from it.
+    Alias,
+    /// Any other with a `_` in its name.
+    Underscored,
     /// Any other.
     Other,
 }
 
+/// What all further forwarding fields begin with.
+const FORWARDED: &str = "x-forwarded-";
+
 impl FieldName {
     pub(super) fn of(name: &[u8]) -> FieldName {
+        match memchr::memchr(b'_', name) {
+            None => FieldName::known(name),
+            Some(_) => FieldName::underscored(name),
+        }
+    }
+
+    fn underscored(name: &[u8]) -> FieldName {
+        // Longer than all names but those that a prefix tells.
+        let mut dashed = [0; 24];
+        let start = &mut dashed[..name.len().min(24)];
+        for (to, &from) in start.iter_mut().zip(name) {
+            *to = if from == b'_' { b'-' } else { from };
+        }
+        match FieldName::known(start) {
+            FieldName::Other => FieldName::Underscored,
+            _ => FieldName::Alias,
+        }
+    }
+
+    fn known(name: &[u8]) -> FieldName {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
         match name.len() {
             2 if is("te") => FieldName::Te,
@@ -68,6 +95,7 @@ impl FieldName {
             16 if is("ratelimit-policy") => FieldName::RateLimit,
             17 if is("transfer-encoding") => FieldName::TransferEncoding,
             17 if is("x-forwarded-proto") => FieldName::ForwardedProto,
+            13.. if name[..FORWARDED.len()].eq_ignore_ascii_case(FORWARDED.as_bytes()) => FieldName::ClientClaim,
             _ => FieldName::Other,
         }
     }
@@ -226,4 +254,31 @@ pub(super) fn max_forwards(buffer: &[u8], fields: &[Field]) -> Result<Option<u64
     }
     let number = digits.iter().fold(0u64, |sum, b| sum.saturating_mul(10).saturating_add(u64::from(b - b'0')));
     Ok(Some(number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_known_in_any_case_and_their_aliases_for_what_they_are() {
+        for (name, known) in [
+            ("HOST", FieldName::Host),
+            ("x-forwarded-for", FieldName::ForwardedFor),
+            ("X-Forwarded-Port", FieldName::ClientClaim),
+            ("X-Forwarded-", FieldName::Other),
+            ("X-Forwarded", FieldName::Other),
+            ("X_Forwarded_For", FieldName::Alias),
+            ("X-Forwarded_For", FieldName::Alias),
+            ("content_length", FieldName::Alias),
+            ("Transfer_Encoding", FieldName::Alias),
+            ("X_Forwarded_A-Very-Long-Name-Indeed", FieldName::Alias),
+            ("X_Very_Long_Name_That_Nobody_Knows", FieldName::Underscored),
+            ("a_b", FieldName::Underscored),
+            ("_", FieldName::Underscored),
+            ("a", FieldName::Other),
+        ] {
+            assert_eq!(FieldName::of(name.as_bytes()), known, "{name}");
+        }
+    }
 }

@@ -47,6 +47,7 @@ pub fn request(out: &mut Vec<u8>, buffer: &[u8], head: &RequestHead, hop: &Hop<'
     let nominated = Nominated::of(buffer, &head.fields);
     copy_lines(out, buffer, &head.fields, |field| match field.known {
         FieldName::Host
+        | FieldName::Alias
         | FieldName::Connection
         | FieldName::HopByHop
         | FieldName::Te
@@ -59,7 +60,7 @@ pub fn request(out: &mut Vec<u8>, buffer: &[u8], head: &RequestHead, hop: &Hop<'
         FieldName::Expect => head.expects_continue,
         FieldName::Trailer => head.framing == Framing::Chunked,
         FieldName::MaxForwards => head.max_forwards.is_none(),
-        FieldName::RateLimit | FieldName::Other => !nominated.names(buffer, field),
+        FieldName::RateLimit | FieldName::Underscored | FieldName::Other => !nominated.names(buffer, field),
     });
     hop_by_hop(out, buffer, head);
     if head.framing == Framing::Chunked {

@@ -36,6 +36,22 @@ fn part(raw: &[u8]) -> String {
 }
 
 #[test]
+fn a_field_that_a_backend_could_take_for_the_caller_s_is_an_alias() {
+    let kinds = |settings: Settings| {
+        let text = "GET / HTTP/1.1\r\nHost: h\r\nX_API-Key: a\r\nX_Mine: b\r\nA_b: c\r\nX-Api-Key: d\r\n\r\n";
+        let mut head = RequestHead::default();
+        assert!(head.parse(text.as_bytes(), &BOUNDS).unwrap());
+        Identity::new(settings).mark_aliases(&mut head, text.as_bytes());
+        head.fields.iter().map(|field| field.known).collect::<Vec<_>>()
+    };
+    use FieldName::{Alias, Host, Other, Underscored};
+    assert_eq!(kinds(Settings::default()), [Host, Alias, Underscored, Underscored, Other]);
+    let by = |name: &str| Settings { sources: vec![Source::Header(name.into())], ..Settings::default() };
+    assert_eq!(kinds(by("x-mine")), [Host, Underscored, Alias, Underscored, Other]);
+    assert_eq!(kinds(by("X_Mine")), [Host, Underscored, Underscored, Underscored, Other], "it is the caller's itself");
+}
+
+#[test]
 fn spellings_of_one_path_are_one_endpoint() {
     for spelling in
         ["/a", "//a", "/%61", "/a/", "/a?x", "/./a", "/b/../a", "/a//", "/../a", "/a/.", "/a/b/..", "/%2e/a"]
