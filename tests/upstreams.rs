@@ -3,6 +3,7 @@
 use crate::support::client::{self, Client, Response};
 use crate::support::gateway::{Gateway, config};
 use crate::support::origin::{Origin, read_head, read_request};
+use crate::support::store::Store;
 use crate::support::until;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -206,6 +207,28 @@ fn a_get_that_a_backend_drops_is_tried_again_and_a_post_is_not() {
     is_upstream_problem(&ask(&gateway, "POST"), 502);
     assert_eq!((requests.load(Ordering::SeqCst), retries(&gateway)), (1, 1.0));
     assert_eq!(errors(&gateway, "receive"), 3.0);
+}
+
+#[test]
+fn a_request_that_is_tried_again_is_charged_once() {
+    for store in [Store::memory(), Store::redis()] {
+        let (dropping, requests) = counting(|_| {});
+        let origin = Origin::ok();
+        let limit = "[[limits]]\nname = \"all\"\nrate = \"1/h\"\nburst = 5\n";
+        let servers = [dropping.address, origin.address];
+        let gateway = Gateway::start(&config("", &servers, &format!("{}{limit}", store.lines())));
+        if let Store::Redis(_) = store {
+            gateway.until_store_connected();
+        }
+        let mut client = Client::connect(gateway.address);
+        for left in [4, 3, 2, 1] {
+            let response = client.get("/", "");
+            let told = format!("\"all\";r={left};t=3600");
+            assert_eq!((response.text().as_str(), response.field("RateLimit")), ("ok", Some(told.as_str())));
+        }
+        let tried_again = (requests.load(Ordering::SeqCst), retries(&gateway));
+        assert_eq!(tried_again, (2, 2.0), "every other request meets the backend that drops it");
+    }
 }
 
 #[test]
