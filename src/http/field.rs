@@ -53,10 +53,11 @@ pub enum FieldName {
 const FORWARDED: &str = "x-forwarded-";
 
 impl FieldName {
+    /// What a name stands for, compared without case.
     pub(super) fn of(name: &[u8]) -> FieldName {
-        match memchr::memchr(b'_', name) {
-            None => FieldName::known(name),
-            Some(_) => FieldName::underscored(name),
+        match name.contains(&b'_') {
+            false => FieldName::known(name),
+            true => FieldName::underscored(name),
         }
     }
 
@@ -73,7 +74,8 @@ impl FieldName {
         }
     }
 
-    fn known(name: &[u8]) -> FieldName {
+    /// As [`FieldName::of`], for a name without `_`.
+    pub(super) fn known(name: &[u8]) -> FieldName {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
         match name.len() {
             2 if is("te") => FieldName::Te,

@@ -124,7 +124,7 @@ impl RequestHead {
         if text.iter().any(|&b| !b.is_ascii_graphic() || b == b'#') {
             return Err(Refusal::Bad("the request target has a character that must be percent-encoded"));
         }
-        if memchr::memmem::find(text, b"%00").is_some() {
+        if memchr::memchr_iter(b'%', text).any(|at| text[at..].starts_with(b"%00")) {
             return Err(Refusal::Bad("the request target has a NUL"));
         }
         if self.version == Version::Http11 && fields.host.is_none() {
@@ -283,6 +283,8 @@ fn record(
     fields.clear();
     check_line_end(buffer, start_line_end)?;
     let mut at = start_line_end + 2;
+    // Asked of all bytes at once, so that only heads with a `_` pay for looking at each name.
+    let has_underscore = memchr::memchr(b'_', &buffer[at.min(end)..end]).is_some();
     for header in headers {
         let name = Span::within(buffer, header.name.as_bytes());
         let value = Span::within(buffer, header.value);
@@ -295,7 +297,10 @@ fn record(
         check_line_end(buffer, line_end)?;
         at = line_end + 2;
         fields.push(Field {
-            known: FieldName::of(header.name.as_bytes()),
+            known: match has_underscore {
+                true => FieldName::of(header.name.as_bytes()),
+                false => FieldName::known(header.name.as_bytes()),
+            },
             name,
             value,
             line: Span::new(name.start(), at),
