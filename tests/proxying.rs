@@ -96,6 +96,8 @@ fn a_target_goes_on_as_it_was_written() {
         ("GET http://other HTTP/1.1", "GET / HTTP/1.1", "other"),
         ("GET http://other?q HTTP/1.1", "GET /?q HTTP/1.1", "other"),
         ("OPTIONS * HTTP/1.1", "OPTIONS * HTTP/1.1", "h"),
+        ("OPTIONS http://other HTTP/1.1", "OPTIONS * HTTP/1.1", "other"),
+        ("OPTIONS http://other/ HTTP/1.1", "OPTIONS / HTTP/1.1", "other"),
         ("get / HTTP/1.1", "get / HTTP/1.1", "h"),
         ("M-SEARCH / HTTP/1.1", "M-SEARCH / HTTP/1.1", "h"),
     ] {

@@ -232,9 +232,11 @@ pub(super) fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// smugglers use `h2c` for.
 pub fn protocols(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     tokens(value).filter(|protocol| {
-        let name = protocol.split(|&b| b == b'/').next().unwrap_or_default();
-        let is_http = [b"h2c".as_slice(), b"h2", b"h3", b"http", b"tls"].iter().any(|n| name.eq_ignore_ascii_case(n));
-        !name.is_empty() && protocol.iter().all(|&b| is_token_byte(b) || b == b'/') && !is_http
+        // Their drafts too: h2c-14.
+        let starts = |known: &&[u8]| protocol.get(..known.len()).is_some_and(|start| start.eq_ignore_ascii_case(known));
+        let is_http = [b"h2".as_slice(), b"h3", b"http", b"tls"].iter().any(starts);
+        let well_formed = protocol.first() != Some(&b'/') && protocol.iter().all(|&b| is_token_byte(b) || b == b'/');
+        well_formed && !is_http
     })
 }
 

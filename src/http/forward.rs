@@ -38,7 +38,10 @@ pub fn request(out: &mut Vec<u8>, buffer: &[u8], head: &RequestHead, hop: &Hop<'
     out.extend_from_slice(head.method.of(buffer));
     out.push(b' ');
     let target = head.target.of(buffer);
-    if target.first() != Some(&b'/') && target != b"*" {
+    if target.is_empty() && head.kind == Method::Options {
+        // An absolute target without path and query asks about the server itself (RFC 9112 section 3.2.4).
+        out.push(b'*');
+    } else if target.first() != Some(&b'/') && target != b"*" {
         out.push(b'/');
     }
     out.extend_from_slice(target);

@@ -17,8 +17,8 @@ pub fn append(out: &mut Vec<u8>, section: &[u8], is_private: impl Fn(&[u8]) -> b
 }
 
 /// Names that belong to a head only (RFC 9110 section 6.5.1); so do all that this gateway knows, or that a backend could
-/// take for one of them.
-const HEAD_ONLY: [&str; 33] = [
+/// take for one of them, and all conditions (`If` and `If-*`).
+const HEAD_ONLY: [&str; 28] = [
     "accept-encoding",
     "age",
     "authentication-info",
@@ -32,11 +32,6 @@ const HEAD_ONLY: [&str; 33] = [
     "cookie",
     "date",
     "expires",
-    "if-match",
-    "if-modified-since",
-    "if-none-match",
-    "if-range",
-    "if-unmodified-since",
     "location",
     "origin",
     "pragma",
@@ -55,7 +50,11 @@ const HEAD_ONLY: [&str; 33] = [
 ];
 
 fn is_forbidden(name: &[u8]) -> bool {
-    FieldName::of(name) != FieldName::Other || HEAD_ONLY.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
+    let is_condition = name.get(..2).is_some_and(|start| start.eq_ignore_ascii_case(b"if"))
+        && matches!(name.get(2), None | Some(b'-'));
+    FieldName::of(name) != FieldName::Other
+        || is_condition
+        || HEAD_ONLY.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
 }
 
 #[cfg(test)]
@@ -84,6 +83,8 @@ mod tests {
             "RateLimit",
             "X-USER",
             "content_length",
+            "if-none-match",
+            "If",
             "A_b",
         ] {
             assert_eq!(appended(&format!("{name}: x\r\n")), "", "{name}");

@@ -77,7 +77,7 @@ fn what_one_connection_asks_is_asked_of_the_next_in_our_own_words() {
     assert_eq!(connection("TE: gzip, Trailers;q=1\r\n"), "");
     assert_eq!(connection("TE: gzip, Trailers\r\n"), "Connection: TE|TE: trailers");
     assert_eq!(connection("Upgrade: websocket\r\n"), "", "not asked of this connection");
-    assert_eq!(connection("Connection: x, UPGRADE\r\nUpgrade: h2c, HTTP/2.0, TLS/1.2\r\n"), "");
+    assert_eq!(connection("Connection: x, UPGRADE\r\nUpgrade: h2c, h2c-14, HTTP/2.0, TLS/1.2, /\r\n"), "");
     assert_eq!(
         connection("Connection: upgrade\r\nUpgrade: h2c, websocket\r\nUpgrade: a/1\r\nHTTP2-Settings: x\r\n"),
         "Connection: Upgrade|Upgrade: websocket, a/1"
