@@ -19,6 +19,9 @@ mod smoke;
 /// What is refused, and that nothing after it is served.
 mod http;
 
+/// What must hold of the HTTP core for any bytes; the fuzzer runs the same.
+mod properties;
+
 /// What a backend gets of a request, and a client of its response.
 mod proxying;
 

@@ -1,0 +1,195 @@
+//! Chunked bodies: the decoder and a second reading of RFC 9112 section 7.1 say the same, wherever the bytes are cut.
+
+use super::{dice, shown};
+use rateguard::http::Framing;
+use rateguard::http::body::{Decoder, EXTENSION_MAX, TRAILERS_MAX};
+use rateguard::http::forward::{LAST_CHUNK, chunk};
+
+/// House rule: digits of a chunk's size, leading zeros included.
+const SIZE_DIGITS_MAX: usize = 15;
+
+/// Where a body ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Before this byte.
+    At(usize),
+    /// Later.
+    Later,
+    /// Nowhere: its framing is broken.
+    Refused,
+}
+
+/// The data of a body, up to its end or to where it is broken.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Body {
+    pub data: Vec<u8>,
+    pub end: End,
+}
+
+/// The decoder reads what the reference reads, at any cut; and what it has read, framed anew, is the same data again.
+pub fn chunked_body(bytes: &[u8]) {
+    let wanted = reference(bytes);
+    let whole = decode(Framing::Chunked, bytes, &[]);
+    assert_eq!(whole, wanted, "{}", shown(bytes));
+    let every: Vec<usize> = (0..=bytes.len()).collect();
+    assert_eq!(decode(Framing::Chunked, bytes, &every), wanted, "byte by byte: {}", shown(bytes));
+    let mut dice = dice(bytes);
+    for _ in 0..4 {
+        let cuts = cuts(bytes.len(), &mut dice);
+        assert_eq!(decode(Framing::Chunked, bytes, &cuts), wanted, "cut at {cuts:?}: {}", shown(bytes));
+    }
+    if let End::At(end) = wanted.end {
+        let shorter = dice.usize(..end);
+        assert_eq!(reference(&bytes[..shorter]).end, End::Later, "to {shorter}: {}", shown(bytes));
+    }
+    let again = framed_anew(bytes, &cuts(bytes.len(), &mut dice));
+    if wanted.end == End::Refused {
+        return;
+    }
+    let again = if matches!(wanted.end, End::At(_)) { again } else { [&again, LAST_CHUNK].concat() };
+    let expected = Body { data: wanted.data, end: End::At(again.len()) };
+    assert_eq!(reference(&again), expected, "framed anew: {}", shown(&again));
+    assert_eq!(decode(Framing::Chunked, &again, &[]), expected, "framed anew: {}", shown(&again));
+}
+
+/// Some places to cut at, in order.
+pub fn cuts(length: usize, dice: &mut fastrand::Rng) -> Vec<usize> {
+    let mut cuts: Vec<usize> = (0..dice.usize(0..6)).map(|_| dice.usize(..=length)).collect();
+    cuts.sort_unstable();
+    cuts
+}
+
+/// Decodes a body that arrives in pieces.
+pub fn decode(framing: Framing, bytes: &[u8], cuts: &[usize]) -> Body {
+    let mut data = Vec::new();
+    let end = follow(framing, bytes, cuts, |piece| data.extend_from_slice(piece));
+    Body { data, end }
+}
+
+/// What goes on of a chunked body that arrives in pieces.
+pub fn framed_anew(bytes: &[u8], cuts: &[usize]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let end = follow(Framing::Chunked, bytes, cuts, |piece| chunk(&mut out, piece));
+    if matches!(end, End::At(_)) {
+        out.extend_from_slice(LAST_CHUNK);
+    }
+    out
+}
+
+/// Feeds a decoder piece by piece; every step must go on, and stay in its piece.
+fn follow(framing: Framing, bytes: &[u8], cuts: &[usize], mut take: impl FnMut(&[u8])) -> End {
+    let mut decoder = Decoder::new(framing);
+    let (mut at, mut ends) = (0, cuts.to_vec());
+    ends.push(bytes.len());
+    for end in ends {
+        while at < end && !decoder.is_done() {
+            let piece = &bytes[at..end];
+            let Ok(step) = decoder.step(piece) else { return End::Refused };
+            assert!(0 < step.used && step.used <= piece.len(), "{step:?} of {}", shown(piece));
+            assert!(step.data.end <= step.used, "{step:?} of {}", shown(piece));
+            take(&piece[step.data]);
+            at += step.used;
+        }
+    }
+    match decoder.is_done() {
+        true => End::At(at),
+        false => End::Later,
+    }
+}
+
+/// RFC 9112 section 7.1, read line by line.
+pub fn reference(bytes: &[u8]) -> Body {
+    let mut data = Vec::new();
+    let end = read_chunks(bytes, &mut data).unwrap_or_else(|stop| stop);
+    Body { data, end }
+}
+
+/// A line up to its CRLF, or what there is of it.
+struct Line<'a> {
+    text: &'a [u8],
+    /// Its CR has come.
+    has_cr: bool,
+    /// Its CRLF has come.
+    is_whole: bool,
+}
+
+fn line(bytes: &[u8]) -> Result<Line<'_>, End> {
+    let Some(at) = bytes.iter().position(|&b| b == b'\r') else {
+        return Ok(Line { text: bytes, has_cr: false, is_whole: false });
+    };
+    match bytes.get(at + 1) {
+        None => Ok(Line { text: &bytes[..at], has_cr: true, is_whole: false }),
+        Some(b'\n') => Ok(Line { text: &bytes[..at], has_cr: true, is_whole: true }),
+        Some(_) => Err(End::Refused),
+    }
+}
+
+fn read_chunks(bytes: &[u8], data: &mut Vec<u8>) -> Result<End, End> {
+    let mut at = 0;
+    loop {
+        let head = line(&bytes[at..])?;
+        let size = size(&head)?;
+        at += head.text.len() + 2;
+        if size == 0 {
+            return read_trailers(bytes, at);
+        }
+        let rest = &bytes[at..];
+        let chunk = &rest[..rest.len().min(usize::try_from(size).map_err(|_| End::Refused)?)];
+        data.extend_from_slice(chunk);
+        at += chunk.len();
+        match &bytes[at..] {
+            [] | [b'\r'] => return Err(End::Later),
+            [b'\r', b'\n', ..] => at += 2,
+            _ => return Err(End::Refused),
+        }
+    }
+}
+
+/// `chunk-size [ chunk-ext ]`. House rule: an extension is any text behind a semicolon, and it is bounded.
+fn size(line: &Line<'_>) -> Result<u64, End> {
+    let digits = line.text.iter().take_while(|b| b.is_ascii_hexdigit()).count();
+    let (number, extension) = line.text.split_at(digits);
+    let number_fits = digits <= SIZE_DIGITS_MAX && (digits > 0 || line.text.is_empty() && !line.has_cr);
+    let extension_fits = extension.len() <= EXTENSION_MAX
+        && extension.first().is_none_or(|&b| b == b';')
+        && extension.iter().all(|&b| super::grammar::is_text(b));
+    match (number_fits && extension_fits, line.is_whole) {
+        (false, _) => Err(End::Refused),
+        (true, false) => Err(End::Later),
+        (true, true) => {
+            let text = std::str::from_utf8(number).map_err(|_| End::Refused)?;
+            u64::from_str_radix(text, 16).map_err(|_| End::Refused)
+        }
+    }
+}
+
+/// `trailer-section CRLF`, bounded.
+fn read_trailers(bytes: &[u8], start: usize) -> Result<End, End> {
+    let mut at = start;
+    loop {
+        let line = line(&bytes[at..])?;
+        // The very last byte is not counted.
+        let counted = at - start + line.text.len() + usize::from(line.has_cr);
+        if counted + usize::from(line.is_whole && !line.text.is_empty()) > TRAILERS_MAX {
+            return Err(End::Refused);
+        }
+        let colon = line.text.iter().position(|&b| b == b':');
+        let fits = match colon {
+            Some(colon) => {
+                super::grammar::is_token(&line.text[..colon])
+                    && line.text[colon..].iter().all(|&b| super::grammar::is_text(b))
+            }
+            None => line.text.is_empty() || (super::grammar::is_token(line.text) && !line.has_cr),
+        };
+        if !fits {
+            return Err(End::Refused);
+        }
+        if !line.is_whole {
+            return Err(End::Later);
+        }
+        at += line.text.len() + 2;
+        if line.text.is_empty() {
+            return Ok(End::At(at));
+        }
+    }
+}

@@ -1,0 +1,402 @@
+//! Heads read a second time, straight from RFC 9112: line by line, slowly, with nothing shared with the parser under test.
+//!
+//! Where this gateway is stricter or more lenient than the RFC on purpose, the line says `House rule`.
+
+use rateguard::http::{Bounds, FIELDS_MAX, Framing, Method};
+use std::collections::BTreeSet;
+
+/// What a reading came to. Faults are told by the status that answers them.
+#[derive(Debug)]
+pub enum Verdict<T> {
+    /// The empty line is missing; a refusal this early must have one of these faults.
+    Unfinished(BTreeSet<u16>),
+    /// The head is whole and has these faults.
+    Faulty(BTreeSet<u16>),
+    /// The head is whole and has no fault.
+    Whole(T),
+}
+
+/// A field line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// As written.
+    pub name: Vec<u8>,
+    /// Without the white space around it.
+    pub value: Vec<u8>,
+}
+
+impl Line {
+    /// Whether this is its name, in any case.
+    pub fn is(&self, name: &str) -> bool {
+        self.name.eq_ignore_ascii_case(name.as_bytes())
+    }
+}
+
+/// A request head.
+#[derive(Debug)]
+pub struct Request {
+    pub method: Vec<u8>,
+    /// Path and query; empty where an absolute target has neither.
+    pub target: Vec<u8>,
+    /// The authority of an absolute target, else the Host field's value.
+    pub host: Vec<u8>,
+    /// 0 or 1, of HTTP/1.x.
+    pub minor: u8,
+    pub fields: Vec<Line>,
+    pub framing: Framing,
+    pub length: Option<u64>,
+    pub keep_alive: bool,
+    pub expects_continue: bool,
+    pub len: usize,
+}
+
+/// A response head.
+#[derive(Debug)]
+pub struct Response {
+    pub status: u16,
+    pub reason: Vec<u8>,
+    pub minor: u8,
+    pub fields: Vec<Line>,
+    pub framing: Framing,
+    pub length: Option<u64>,
+    pub keep_alive: bool,
+    pub len: usize,
+}
+
+/// Reads a request head.
+pub fn request(input: &[u8], bounds: &Bounds) -> Verdict<Request> {
+    // RFC 9112 section 2.2. House rule: one empty line is skipped, no more.
+    let start = if input.starts_with(b"\r\n") { 2 } else { 0 };
+    let text = &input[start..];
+    let mut faults = BTreeSet::new();
+    let Some(end) = find(text, b"\r\n\r\n") else {
+        faults.insert(400);
+        let (first, whole_line) = first_line(text);
+        faults.extend(foreign_version(first, whole_line).then_some(505));
+        faults.extend(too_long(text, start, bounds));
+        return Verdict::Unfinished(faults);
+    };
+    let lines = split_lines(&text[..end]);
+    let len = start + end + 4;
+    if len > bounds.head_max {
+        faults.extend(too_long(text, start, bounds));
+    }
+    if lines.len() - 1 > bounds.fields_max.min(FIELDS_MAX) {
+        faults.insert(431);
+    }
+    faults.extend(foreign_version(first_line(text).0, true).then_some(505));
+    let words: Vec<&[u8]> = lines[0].split(|&b| b == b' ').collect();
+    let &[method, target, version] = words.as_slice() else {
+        faults.extend(faults.is_empty().then_some(400));
+        // How it is malformed, it may be for other reasons too.
+        faults.insert(400);
+        return Verdict::Faulty(faults);
+    };
+    let minor = match version {
+        b"HTTP/1.0" => 0,
+        b"HTTP/1.1" => 1,
+        _ => {
+            if !foreign_version(lines[0], true) {
+                faults.insert(400);
+            }
+            1
+        }
+    };
+    if !is_token(method) {
+        faults.insert(400);
+    }
+    let fields = read_fields(&lines[1..], &mut faults);
+    let told = Told::read(&fields, &mut faults);
+    if told.te.is_some() && minor == 0 {
+        faults.insert(400);
+    }
+    if told.te == Some(Coding::Other) {
+        faults.insert(501);
+    }
+    if told.expects_other {
+        faults.insert(417);
+    }
+    let (target, host) = match place(method, target, minor, &fields) {
+        Ok(placed) => placed,
+        Err(fault) => {
+            faults.insert(fault);
+            Default::default()
+        }
+    };
+    let framing = match (told.te, told.length) {
+        (Some(_), _) => Framing::Chunked,
+        (None, Some(bytes)) if bytes > 0 => Framing::Length(bytes),
+        _ => Framing::Empty,
+    };
+    if method == b"TRACE" && framing != Framing::Empty {
+        faults.insert(400);
+    }
+    if !faults.is_empty() {
+        return Verdict::Faulty(faults);
+    }
+    Verdict::Whole(Request {
+        method: method.to_vec(),
+        target,
+        host,
+        minor,
+        framing,
+        length: told.length,
+        keep_alive: told.keeps_alive(minor),
+        expects_continue: told.expects_continue && minor == 1,
+        fields,
+        len,
+    })
+}
+
+/// Reads the head of a response to a request of this method.
+pub fn response(input: &[u8], bounds: &Bounds, asked: Method) -> Verdict<Response> {
+    let mut faults = BTreeSet::new();
+    let Some(end) = find(input, b"\r\n\r\n") else { return Verdict::Unfinished(BTreeSet::from([502])) };
+    let lines = split_lines(&input[..end]);
+    let len = end + 4;
+    if len > bounds.head_max || lines.len() - 1 > FIELDS_MAX {
+        faults.insert(502);
+    }
+    let Some((minor, status, reason)) = status_line(lines[0]) else {
+        faults.insert(502);
+        return Verdict::Faulty(faults);
+    };
+    let fields = read_fields(&lines[1..], &mut faults);
+    let told = Told::read(&fields, &mut faults);
+    // RFC 9112 section 6.3.
+    let framing = match (told.te, told.length) {
+        _ if asked == Method::Head || status < 200 || status == 204 || status == 304 => Framing::Empty,
+        (Some(Coding::Chunked), _) if minor == 1 => Framing::Chunked,
+        (Some(_), _) => {
+            faults.insert(502);
+            Framing::Empty
+        }
+        (None, Some(0)) => Framing::Empty,
+        (None, Some(bytes)) => Framing::Length(bytes),
+        (None, None) => Framing::UntilClose,
+    };
+    if !faults.is_empty() {
+        return Verdict::Faulty(faults);
+    }
+    let keep_alive = told.keeps_alive(minor) && framing != Framing::UntilClose;
+    Verdict::Whole(Response { status, reason, minor, fields, framing, length: told.length, keep_alive, len })
+}
+
+/// `HTTP/1.1 200 OK`. House rule: the space before an empty reason may be missing.
+fn status_line(line: &[u8]) -> Option<(u8, u16, Vec<u8>)> {
+    let minor = match line.get(..9)? {
+        b"HTTP/1.0 " => 0,
+        b"HTTP/1.1 " => 1,
+        _ => return None,
+    };
+    let digits = line.get(9..12)?;
+    let reason = match &line[12..] {
+        [] => &[],
+        [b' ', reason @ ..] => reason,
+        _ => return None,
+    };
+    let status = u16::try_from(number(digits)?).ok()?;
+    let fits = (100..600).contains(&status) && reason.iter().all(|&b| is_text(b));
+    // House rule: a reason in another character set is not passed on.
+    let reason = if reason.is_ascii() { reason.to_vec() } else { Vec::new() };
+    fits.then_some((minor, status, reason))
+}
+
+/// What the fields say of the body and the connection.
+struct Told {
+    length: Option<u64>,
+    te: Option<Coding>,
+    close: bool,
+    keep_alive: bool,
+    expects_continue: bool,
+    expects_other: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Coding {
+    Chunked,
+    Other,
+}
+
+impl Told {
+    fn read(fields: &[Line], faults: &mut BTreeSet<u16>) -> Told {
+        let values = |name: &str| -> Vec<&[u8]> {
+            fields.iter().filter(|line| line.is(name)).map(|line| line.value.as_slice()).collect()
+        };
+        let (lengths, codings) = (values("content-length"), values("transfer-encoding"));
+        // House rule: what RFC 9112 section 6.3 lets a server repair is refused.
+        let is_ambiguous = lengths.len() + codings.len() > 1 || values("host").len() > 1;
+        let length = lengths.first().map(|value| number(value));
+        let te = codings.first().map(|value| coding(value));
+        if is_ambiguous || length == Some(None) || te == Some(None) {
+            faults.insert(400);
+        }
+        let options: Vec<Vec<u8>> = values("connection").into_iter().flat_map(members).collect();
+        let (good, bad): (Vec<&[u8]>, Vec<&[u8]>) =
+            values("expect").into_iter().partition(|value| value.eq_ignore_ascii_case(b"100-continue"));
+        Told {
+            length: length.flatten(),
+            te: te.flatten(),
+            close: options.contains(&b"close".to_vec()),
+            keep_alive: options.contains(&b"keep-alive".to_vec()),
+            expects_continue: !good.is_empty(),
+            expects_other: !bad.is_empty(),
+        }
+    }
+
+    /// RFC 9112 section 9.3.
+    fn keeps_alive(&self, minor: u8) -> bool {
+        !self.close && (minor == 1 || self.keep_alive)
+    }
+}
+
+/// House rule: one `chunked` is served; any other single coding is known to be none of ours; the rest is malformed.
+fn coding(value: &[u8]) -> Option<Coding> {
+    match value {
+        _ if value.eq_ignore_ascii_case(b"chunked") => Some(Coding::Chunked),
+        _ if is_token(value) => Some(Coding::Other),
+        _ => None,
+    }
+}
+
+/// The members of a list without case.
+pub fn members(value: &[u8]) -> Vec<Vec<u8>> {
+    let parts = value.split(|&b| b == b',').map(|part| trim(part).to_ascii_lowercase());
+    parts.filter(|part| !part.is_empty()).collect()
+}
+
+/// Target and host by RFC 9112 sections 3.2 and 3.3, or the fault.
+fn place(method: &[u8], target: &[u8], minor: u8, fields: &[Line]) -> Result<(Vec<u8>, Vec<u8>), u16> {
+    // House rule: any visible character may stand in a target, percent-encoded or not, but `#`.
+    if target.is_empty() || !target.iter().all(|&b| (b'!'..=b'~').contains(&b) && b != b'#') {
+        return Err(400);
+    }
+    let named = fields.iter().find(|line| line.is("host")).map(|line| line.value.clone());
+    let is_missing = named.is_none() && minor == 1;
+    let named = named.unwrap_or_default();
+    if is_missing || !(named.is_empty() || is_authority(&named)) {
+        return Err(400);
+    }
+    if method == b"CONNECT" {
+        return Err(501);
+    }
+    if target[0] == b'/' || (target == b"*" && method == b"OPTIONS") {
+        return Ok((target.to_vec(), named));
+    }
+    let text = String::from_utf8(target.to_vec()).map_err(|_| 400u16)?;
+    let (scheme, rest) = text.split_once("://").ok_or(400u16)?;
+    if !["http", "https"].contains(&scheme.to_ascii_lowercase().as_str()) {
+        return Err(400);
+    }
+    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    match is_authority(authority.as_bytes()) {
+        true => Ok((path.into(), authority.into())),
+        false => Err(400),
+    }
+}
+
+/// RFC 3986 section 3.2 without user information. House rule: a port has at most five digits, and `%` stands for itself.
+fn is_authority(text: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(text) else { return false };
+    let (host, port) = match text.strip_prefix('[') {
+        Some(literal) => {
+            let Some((address, after)) = literal.split_once(']') else { return false };
+            if address.is_empty() || !address.chars().all(|c| c.is_ascii_hexdigit() || c == ':' || c == '.') {
+                return false;
+            }
+            match after.split_once(':') {
+                Some(("", port)) => ("literal", port),
+                None if after.is_empty() => ("literal", ""),
+                _ => return false,
+            }
+        }
+        None => text.split_once(':').unwrap_or((text, "")),
+    };
+    let is_host = |c: char| c.is_ascii_alphanumeric() || "-._~!$&'()*+,;=%".contains(c);
+    !host.is_empty() && host.chars().all(is_host) && port.len() <= 5 && port.chars().all(|c| c.is_ascii_digit())
+}
+
+fn read_fields(lines: &[&[u8]], faults: &mut BTreeSet<u16>) -> Vec<Line> {
+    let mut fields = Vec::new();
+    for line in lines {
+        let colon = line.iter().position(|&b| b == b':');
+        let parts = colon.map(|at| (&line[..at], trim(&line[at + 1..])));
+        match parts {
+            Some((name, value)) if is_token(name) && value.iter().all(|&b| is_text(b)) => {
+                fields.push(Line { name: name.to_vec(), value: value.to_vec() });
+            }
+            _ => {
+                faults.insert(400);
+            }
+        }
+    }
+    fields
+}
+
+/// 414 where the request line alone is too long, else 431.
+fn too_long(text: &[u8], start: usize, bounds: &Bounds) -> Option<u16> {
+    let seen = &text[..text.len().min(bounds.head_max)];
+    let fields = text.windows(2).filter(|two| two == b"\r\n").count();
+    match seen.contains(&b'\n') {
+        false => (start + text.len() >= bounds.head_max).then_some(414),
+        true => (start + text.len() >= bounds.head_max || fields > bounds.fields_max).then_some(431),
+    }
+}
+
+/// The bytes before the first line end of any kind, and whether there is one.
+fn first_line(text: &[u8]) -> (&[u8], bool) {
+    match text.iter().position(|&b| b == b'\r' || b == b'\n') {
+        Some(at) => (&text[..at], true),
+        None => (text, false),
+    }
+}
+
+/// Whether the line ends with a version that HTTP has but this gateway does not serve.
+fn foreign_version(line: &[u8], _whole: bool) -> bool {
+    let word = line.rsplit(|&b| b == b' ').next().unwrap_or_default();
+    let is_version = word.len() == 8
+        && word.starts_with(b"HTTP/")
+        && word[5].is_ascii_digit()
+        && word[6] == b'.'
+        && word[7].is_ascii_digit();
+    is_version && word != b"HTTP/1.0" && word != b"HTTP/1.1"
+}
+
+fn split_lines(mut text: &[u8]) -> Vec<&[u8]> {
+    let mut lines = Vec::new();
+    while let Some(at) = find(text, b"\r\n") {
+        lines.push(&text[..at]);
+        text = &text[at + 2..];
+    }
+    lines.push(text);
+    lines
+}
+
+fn find(text: &[u8], what: &[u8]) -> Option<usize> {
+    text.windows(what.len()).position(|window| window == what)
+}
+
+/// Digits only, below 2^64.
+fn number(digits: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(digits).ok()?;
+    let is_plain = text.chars().all(|c| c.is_ascii_digit());
+    is_plain.then(|| text.parse().ok()).flatten()
+}
+
+/// Without spaces and tabs at both ends.
+pub fn trim(mut text: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = text {
+        text = rest;
+    }
+    text
+}
+
+/// RFC 9110 section 5.6.2.
+pub fn is_token(text: &[u8]) -> bool {
+    !text.is_empty() && text.iter().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b))
+}
+
+/// RFC 9110 section 5.5: what may stand in a field value.
+pub fn is_text(byte: u8) -> bool {
+    matches!(byte, b'\t' | b' '..=b'~' | 0x80..)
+}
