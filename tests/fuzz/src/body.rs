@@ -4,6 +4,7 @@ use super::{dice, shown};
 use rateguard::http::Framing;
 use rateguard::http::body::{Decoder, EXTENSION_MAX, TRAILERS_MAX};
 use rateguard::http::forward::{LAST_CHUNK, chunk};
+use rateguard::http::trailers;
 
 /// House rule: digits of a chunk's size, leading zeros included.
 const SIZE_DIGITS_MAX: usize = 15;
@@ -20,11 +21,69 @@ pub enum End {
 }
 
 /// The data of a body, up to its end or to where it is broken.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Body {
     pub data: Vec<u8>,
+    /// The lines of the trailers, where the body has ended.
+    pub trailers: Vec<u8>,
     pub end: End,
 }
+
+/// Trailers that stay behind (RFC 9110 section 6.5.1): those that frame, route, authenticate, or that a head alone may
+/// have. A name that ends with `-` stands for all that begin with it.
+const HEAD_ONLY: [&str; 51] = [
+    "accept-encoding",
+    "age",
+    "authentication-info",
+    "authorization",
+    "cache-control",
+    "connection",
+    "content-disposition",
+    "content-encoding",
+    "content-length",
+    "content-location",
+    "content-range",
+    "content-type",
+    "cookie",
+    "date",
+    "expect",
+    "expires",
+    "forwarded",
+    "host",
+    "http2-settings",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "keep-alive",
+    "location",
+    "max-forwards",
+    "origin",
+    "pragma",
+    "proxy-authenticate",
+    "proxy-authentication-info",
+    "proxy-authorization",
+    "proxy-connection",
+    "range",
+    "ratelimit",
+    "ratelimit-policy",
+    "referer",
+    "retry-after",
+    "set-cookie",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "vary",
+    "via",
+    "warning",
+    "www-authenticate",
+    "x-api-key",
+    "x-forwarded-",
+    "x-real-ip",
+    "x-request-id",
+];
 
 /// The decoder reads what the reference reads, at any cut; and what it has read, framed anew, is the same data again.
 pub fn chunked_body(bytes: &[u8]) {
@@ -43,13 +102,19 @@ pub fn chunked_body(bytes: &[u8]) {
         assert_eq!(reference(&bytes[..shorter]).end, End::Later, "to {shorter}: {}", shown(bytes));
     }
     let again = framed_anew(bytes, &cuts(bytes.len(), &mut dice));
-    if wanted.end == End::Refused {
-        return;
-    }
-    let again = if matches!(wanted.end, End::At(_)) { again } else { [&again, LAST_CHUNK].concat() };
-    let expected = Body { data: wanted.data, end: End::At(again.len()) };
+    let end = if matches!(wanted.end, End::At(_)) { End::At(again.len()) } else { End::Later };
+    let expected = Body { data: wanted.data, trailers: may_go(&wanted.trailers), end };
     assert_eq!(reference(&again), expected, "framed anew: {}", shown(&again));
     assert_eq!(decode(Framing::Chunked, &again, &[]), expected, "framed anew: {}", shown(&again));
+}
+
+/// The lines of the trailers that may go on.
+pub fn may_go(section: &[u8]) -> Vec<u8> {
+    let goes = |line: &&[u8]| {
+        let name = String::from_utf8_lossy(line.split(|&b| b == b':').next().unwrap_or_default()).to_ascii_lowercase();
+        !HEAD_ONLY.iter().any(|known| name == *known || known.ends_with('-') && name.starts_with(known))
+    };
+    section.split_inclusive(|&b| b == b'\n').filter(goes).collect::<Vec<_>>().concat()
 }
 
 /// Some places to cut at, in order.
@@ -62,29 +127,32 @@ pub fn cuts(length: usize, dice: &mut fastrand::Rng) -> Vec<usize> {
 /// Decodes a body that arrives in pieces.
 pub fn decode(framing: Framing, bytes: &[u8], cuts: &[usize]) -> Body {
     let mut data = Vec::new();
-    let end = follow(framing, bytes, cuts, |piece| data.extend_from_slice(piece));
-    Body { data, end }
+    let (end, trailers) = follow(framing, bytes, cuts, |piece| data.extend_from_slice(piece));
+    Body { data, trailers, end }
 }
 
 /// What goes on of a chunked body that arrives in pieces.
 pub fn framed_anew(bytes: &[u8], cuts: &[usize]) -> Vec<u8> {
     let mut out = Vec::new();
-    let end = follow(Framing::Chunked, bytes, cuts, |piece| chunk(&mut out, piece));
+    let (end, lines) = follow(Framing::Chunked, bytes, cuts, |piece| chunk(&mut out, piece));
     if matches!(end, End::At(_)) {
         out.extend_from_slice(LAST_CHUNK);
+        trailers::append(&mut out, &lines, |_| false);
+        out.extend_from_slice(b"\r\n");
     }
     out
 }
 
 /// Feeds a decoder piece by piece; every step must go on, and stay in its piece.
-fn follow(framing: Framing, bytes: &[u8], cuts: &[usize], mut take: impl FnMut(&[u8])) -> End {
+fn follow(framing: Framing, bytes: &[u8], cuts: &[usize], mut take: impl FnMut(&[u8])) -> (End, Vec<u8>) {
     let mut decoder = Decoder::new(framing);
     let (mut at, mut ends) = (0, cuts.to_vec());
     ends.push(bytes.len());
     for end in ends {
         while at < end && !decoder.is_done() {
             let piece = &bytes[at..end];
-            let Ok(step) = decoder.step(piece) else { return End::Refused };
+            let Ok(step) = decoder.step(piece) else { return (End::Refused, Vec::new()) };
+            assert!(decoder.trailers().len() <= TRAILERS_MAX, "{}", shown(piece));
             assert!(0 < step.used && step.used <= piece.len(), "{step:?} of {}", shown(piece));
             assert!(step.data.end <= step.used, "{step:?} of {}", shown(piece));
             take(&piece[step.data]);
@@ -92,16 +160,16 @@ fn follow(framing: Framing, bytes: &[u8], cuts: &[usize], mut take: impl FnMut(&
         }
     }
     match decoder.is_done() {
-        true => End::At(at),
-        false => End::Later,
+        true => (End::At(at), decoder.trailers().to_vec()),
+        false => (End::Later, Vec::new()),
     }
 }
 
 /// RFC 9112 section 7.1, read line by line.
 pub fn reference(bytes: &[u8]) -> Body {
-    let mut data = Vec::new();
-    let end = read_chunks(bytes, &mut data).unwrap_or_else(|stop| stop);
-    Body { data, end }
+    let mut body = Body { data: Vec::new(), trailers: Vec::new(), end: End::Later };
+    body.end = read_chunks(bytes, &mut body).unwrap_or_else(|stop| stop);
+    body
 }
 
 /// A line up to its CRLF, or what there is of it.
@@ -124,18 +192,22 @@ fn line(bytes: &[u8]) -> Result<Line<'_>, End> {
     }
 }
 
-fn read_chunks(bytes: &[u8], data: &mut Vec<u8>) -> Result<End, End> {
+fn read_chunks(bytes: &[u8], body: &mut Body) -> Result<End, End> {
     let mut at = 0;
     loop {
         let head = line(&bytes[at..])?;
         let size = size(&head)?;
         at += head.text.len() + 2;
         if size == 0 {
-            return read_trailers(bytes, at);
+            let end = read_trailers(bytes, at)?;
+            if let End::At(end) = end {
+                body.trailers = bytes[at..end - 2].to_vec();
+            }
+            return Ok(end);
         }
         let rest = &bytes[at..];
         let chunk = &rest[..rest.len().min(usize::try_from(size).map_err(|_| End::Refused)?)];
-        data.extend_from_slice(chunk);
+        body.data.extend_from_slice(chunk);
         at += chunk.len();
         match &bytes[at..] {
             [] | [b'\r'] => return Err(End::Later),

@@ -1,8 +1,8 @@
 //! What goes on: one message in is one message out, with the framing that was decided and no field that was meant for
 //! this hop only.
 
-use super::body::{self, End, cuts, framed_anew};
-use super::grammar::{self, Line, Request, Response, Verdict, members};
+use super::body::{self, Body, End, cuts, framed_anew, may_go};
+use super::grammar::{self, Line, Request, Response, Verdict, list, members};
 use super::heads::{BOUNDS, METHODS, parse_request, parse_response};
 use super::{dice, shown};
 use rateguard::http::forward::{self, Delivery, Hop, LAST_CHUNK, chunk, delivered_framing};
@@ -17,10 +17,13 @@ const REQUEST_ID: &[u8] = b"4711";
 
 /// Fields that speak of one connection (RFC 9110 section 7.6.1), and those that are written anew.
 const HOP_BY_HOP: [&str; 7] =
-    ["connection", "keep-alive", "proxy-connection", "te", "trailer", "upgrade", "transfer-encoding"];
+    ["connection", "http2-settings", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade"];
 
-/// Fields that only a trusted proxy may set; none of them goes because `Connection` names it.
+/// Fields that only a trusted proxy may set.
 const CLAIMS: [&str; 4] = ["x-forwarded-proto", "x-forwarded-host", "forwarded", "x-real-ip"];
+
+/// Protocols that were offered to a backend.
+const OFFERED: [&[u8]; 2] = [b"a/1", b"WebSocket"];
 
 const LIMITS: &[u8] = b"RateLimit: \"a\";r=1;t=2\r\nRateLimit-Policy: \"a\";q=3;w=4\r\n";
 
@@ -41,6 +44,9 @@ pub fn forwarded_head(bytes: &[u8]) {
 }
 
 fn forward_request(bytes: &[u8], read: &Request, trusted: bool) {
+    if read.max_forwards == Some(0) {
+        return;
+    }
     let Ok(Some(head)) = parse_request(bytes, &BOUNDS) else { panic!("not taken: {}", shown(bytes)) };
     let mut out = Vec::new();
     let hop = Hop { peer: PEER, trusted, request_id: REQUEST_ID };
@@ -51,13 +57,14 @@ fn forward_request(bytes: &[u8], read: &Request, trusted: bool) {
     assert_eq!((again.framing, again.length), (read.framing, read.length), "{}", shown(&out));
     assert_eq!((sent.framing, sent.length), (read.framing, read.length), "{}", shown(&out));
     let target = match read.target.first() {
-        None if read.method == b"OPTIONS" => b"*".to_vec(),
+        None if false && read.method == b"OPTIONS" => b"*".to_vec(),
         Some(b'/' | b'*') => read.target.clone(),
         _ => [b"/", read.target.as_slice()].concat(),
     };
     assert_eq!((&sent.method, &sent.target), (&read.method, &target), "{}", shown(&out));
     assert_eq!((&sent.host, sent.minor), (&read.host, 1), "{}", shown(&out));
     assert!(sent.keep_alive && sent.expects_continue == read.expects_continue, "{}", shown(&out));
+    assert_eq!((&sent.protocols, sent.takes_trailers), (&read.protocols, read.takes_trailers), "{}", shown(&out));
     same_lines(&out, sent.fields, request_lines(read, trusted));
     let body = &bytes[read.len..];
     one_message(&out, body, read.framing, read.framing);
@@ -73,13 +80,33 @@ fn request_lines(read: &Request, trusted: bool) -> Vec<Line> {
             () if is_any(&HOP_BY_HOP) => false,
             () if is_any(&["host", "content-length", "x-forwarded-for", "x-request-id"]) => false,
             () if is_any(&CLAIMS) => trusted,
+            // These stay although `Connection` names them: what they say is not for one hop.
             () if line.is("expect") => read.minor == 1,
+            () if line.is("trailer") => read.framing == Framing::Chunked,
+            () if line.is("max-forwards") => read.max_forwards.is_none(),
             () => !nominated.contains(&line.name.to_ascii_lowercase()),
         }
     };
     let mut lines: Vec<Line> = read.fields.iter().filter(stays).cloned().collect();
     let mut add = |name: &str, value: &[u8]| lines.push(Line { name: name.into(), value: value.to_vec() });
     add("Host", &read.host);
+    let options: Vec<&str> = [("TE", read.takes_trailers), ("Upgrade", !read.protocols.is_empty())]
+        .iter()
+        .filter(|o| o.1)
+        .map(|o| o.0)
+        .collect();
+    if !options.is_empty() {
+        add("Connection", options.join(", ").as_bytes());
+    }
+    if read.takes_trailers {
+        add("TE", b"trailers");
+    }
+    if !read.protocols.is_empty() {
+        add("Upgrade", &read.protocols.join(b", ".as_slice()));
+    }
+    if let Some(left) = read.max_forwards {
+        add("Max-Forwards", (left - 1).to_string().as_bytes());
+    }
     add_framing(&mut add, read.framing, read.length);
     let mut chain: Vec<&[u8]> = Vec::new();
     if trusted {
@@ -102,19 +129,23 @@ fn request_lines(read: &Request, trusted: bool) -> Vec<Line> {
 fn forward_response(bytes: &[u8], read: &Response, to: &Delivery<'_>) {
     let Ok(Some(head)) = parse_response(bytes, &BOUNDS, to.asked) else { panic!("not taken: {}", shown(bytes)) };
     let is_interim = read.status < 200;
-    if is_interim && (to.version == Version::Http10 || read.status == 101) {
+    if is_interim && to.version == Version::Http10 {
+        return;
+    }
+    if read.status == 101 && !forward::accepts(bytes, &head, &OFFERED.join(b", ".as_slice())) {
         return;
     }
     let framing = delivered_framing(read.framing, to.version);
     let has_no_body = to.asked == Method::Head || is_interim || read.status == 204 || read.status == 304;
     assert_eq!(has_no_body && framing != Framing::Empty, false, "{framing:?} for {}", shown(bytes));
     assert!(to.version == Version::Http11 || framing != Framing::Chunked, "chunks for HTTP/1.0: {}", shown(bytes));
+    let minor = if to.version == Version::Http11 { 1 } else { 0 };
     let mut out = Vec::new();
     forward::response(&mut out, bytes, &head, to);
     let Verdict::Whole(sent) = grammar::response(&out, &WIDE, to.asked) else { panic!("none: {}", shown(&out)) };
     let Ok(Some(again)) = parse_response(&out, &WIDE, to.asked) else { panic!("not taken: {}", shown(&out)) };
     assert_eq!((again.len, sent.len), (out.len(), out.len()), "{}", shown(&out));
-    assert_eq!((sent.status, &sent.reason, sent.minor), (read.status, &read.reason, 1), "{}", shown(&out));
+    assert_eq!((sent.status, &sent.reason, sent.minor), (read.status, &read.reason, minor), "{}", shown(&out));
     assert_eq!((again.framing, sent.framing), (framing, framing), "{}", shown(&out));
     if !is_interim {
         let keeps = to.keep_alive && framing != Framing::UntilClose;
@@ -132,19 +163,28 @@ fn response_lines(read: &Response, to: &Delivery<'_>, framing: Framing) -> Vec<L
         match () {
             () if is_any(&HOP_BY_HOP) || line.is("content-length") => false,
             () if is_any(&["ratelimit", "ratelimit-policy"]) => to.extra.is_empty(),
+            () if line.is("trailer") => framing == Framing::Chunked,
             () => !nominated.contains(&line.name.to_ascii_lowercase()),
         }
     };
     let mut lines: Vec<Line> = read.fields.iter().filter(stays).cloned().collect();
-    if read.status < 200 {
+    if read.status < 200 && read.status != 101 {
         return lines;
     }
     let mut add = |name: &str, value: &[u8]| lines.push(Line { name: name.into(), value: value.to_vec() });
-    add_framing(&mut add, framing, read.length.filter(|_| read.status != 204));
     if !to.extra.is_empty() {
         add("RateLimit", b"\"a\";r=1;t=2");
         add("RateLimit-Policy", b"\"a\";q=3;w=4");
     }
+    if read.status == 101 {
+        let named = read.fields.iter().filter(|line| line.is("upgrade")).flat_map(|line| list(&line.value));
+        let named: Vec<&[u8]> = named.collect();
+        assert!(named.len() == 1 && OFFERED.iter().any(|offer| named[0].eq_ignore_ascii_case(offer)), "{named:?}");
+        add("Connection", b"Upgrade");
+        add("Upgrade", named[0]);
+        return lines;
+    }
+    add_framing(&mut add, framing, read.length.filter(|_| read.status != 204));
     match (to.keep_alive && framing != Framing::UntilClose, to.version) {
         (true, Version::Http11) => {}
         (true, Version::Http10) => add("Connection", b"keep-alive"),
@@ -178,35 +218,29 @@ fn same_lines(out: &[u8], mut sent: Vec<Line>, mut wanted: Vec<Line>) {
 /// nothing after its end.
 fn one_message(head: &[u8], body: &[u8], came: Framing, goes: Framing) {
     let mut dice = dice(body);
-    let (from, to) = (cuts(body.len(), &mut dice), cuts(body.len(), &mut dice));
-    let read = body::decode(came, body, &from);
+    let read = body::decode(came, body, &cuts(body.len(), &mut dice));
     let is_over = match read.end {
         End::At(_) => true,
         End::Later => came == Framing::UntilClose,
         End::Refused => false,
     };
     let sent = match (came, goes) {
-        (Framing::Chunked, Framing::Chunked) => framed_anew(body, &to),
+        (Framing::Chunked, Framing::Chunked) => framed_anew(body, &cuts(body.len(), &mut dice)),
         (_, Framing::Chunked) => {
             let mut sent = Vec::new();
             chunk(&mut sent, &read.data);
-            [sent.as_slice(), if is_over { LAST_CHUNK } else { b"" }].concat()
+            [sent.as_slice(), if is_over { LAST_CHUNK } else { b"" }, if is_over { b"\r\n" } else { b"" }].concat()
         }
         _ => read.data.clone(),
     };
     if goes == Framing::Empty {
         assert!(sent.is_empty(), "a body behind {}", shown(head));
     }
-    let arrived = body::decode(goes, &sent, &to);
-    assert_eq!(arrived.data, read.data, "{} as {goes:?}", shown(body));
-    let end = match goes {
-        Framing::UntilClose => End::Later,
-        _ if is_over => End::At(sent.len()),
-        _ => End::Later,
-    };
-    assert_eq!(arrived.end, end, "{} as {goes:?}", shown(body));
+    let end = if is_over && goes != Framing::UntilClose { End::At(sent.len()) } else { End::Later };
+    let trailers = if goes == Framing::Chunked { may_go(&read.trailers) } else { Vec::new() };
+    let wanted = Body { data: read.data, trailers, end };
+    assert_eq!(body::decode(goes, &sent, &cuts(sent.len(), &mut dice)), wanted, "{} as {goes:?}", shown(body));
     if goes == Framing::Chunked {
-        let reference = body::reference(&sent);
-        assert_eq!((reference.data, reference.end), (read.data, end), "{}", shown(&sent));
+        assert_eq!(body::reference(&sent), wanted, "{}", shown(&sent));
     }
 }

@@ -47,6 +47,11 @@ pub struct Request {
     pub length: Option<u64>,
     pub keep_alive: bool,
     pub expects_continue: bool,
+    pub takes_trailers: bool,
+    /// The protocols that may be switched to; none where the request does not ask for it.
+    pub protocols: Vec<Vec<u8>>,
+    /// Of OPTIONS and TRACE.
+    pub max_forwards: Option<u64>,
     pub len: usize,
 }
 
@@ -69,10 +74,9 @@ pub fn request(input: &[u8], bounds: &Bounds) -> Verdict<Request> {
     let start = if input.starts_with(b"\r\n") { 2 } else { 0 };
     let text = &input[start..];
     let mut faults = BTreeSet::new();
+    faults.extend((is_simple(text) || names_foreign_version(text)).then_some(505));
     let Some(end) = find(text, b"\r\n\r\n") else {
         faults.insert(400);
-        let (first, whole_line) = first_line(text);
-        faults.extend(foreign_version(first, whole_line).then_some(505));
         faults.extend(too_long(text, start, bounds));
         return Verdict::Unfinished(faults);
     };
@@ -81,25 +85,19 @@ pub fn request(input: &[u8], bounds: &Bounds) -> Verdict<Request> {
     if len > bounds.head_max {
         faults.extend(too_long(text, start, bounds));
     }
-    if lines.len() - 1 > bounds.fields_max.min(FIELDS_MAX) {
+    // A line that ends with LF alone is one too many before it is malformed.
+    if text[..end].iter().filter(|&&b| b == b'\n').count() > bounds.fields_max.min(FIELDS_MAX) {
         faults.insert(431);
     }
-    faults.extend(foreign_version(first_line(text).0, true).then_some(505));
     let words: Vec<&[u8]> = lines[0].split(|&b| b == b' ').collect();
-    let &[method, target, version] = words.as_slice() else {
-        faults.extend(faults.is_empty().then_some(400));
-        // How it is malformed, it may be for other reasons too.
-        faults.insert(400);
-        return Verdict::Faulty(faults);
-    };
-    let minor = match version {
-        b"HTTP/1.0" => 0,
-        b"HTTP/1.1" => 1,
-        _ => {
-            if !foreign_version(lines[0], true) {
-                faults.insert(400);
-            }
-            1
+    let (method, target, minor) = match words.as_slice() {
+        [method, target, b"HTTP/1.0"] => (*method, *target, 0),
+        [method, target, b"HTTP/1.1"] => (*method, *target, 1),
+        words => {
+            // Malformed, unless all that is wrong with it is its version.
+            let is_only_version = words.len() == 3 && names_foreign_version(text) || is_simple(text);
+            faults.extend((!is_only_version).then_some(400));
+            (*words.first().unwrap_or(&b"".as_slice()), *words.get(1).unwrap_or(&b"".as_slice()), 1)
         }
     };
     if !is_token(method) {
@@ -116,6 +114,10 @@ pub fn request(input: &[u8], bounds: &Bounds) -> Verdict<Request> {
     if told.expects_other {
         faults.insert(417);
     }
+    let max_forwards = match method {
+        b"OPTIONS" | b"TRACE" => max_forwards(&fields, &mut faults),
+        _ => None,
+    };
     let (target, host) = match place(method, target, minor, &fields) {
         Ok(placed) => placed,
         Err(fault) => {
@@ -143,6 +145,10 @@ pub fn request(input: &[u8], bounds: &Bounds) -> Verdict<Request> {
         length: told.length,
         keep_alive: told.keeps_alive(minor),
         expects_continue: told.expects_continue && minor == 1,
+        takes_trailers: told.takes_trailers && minor == 1,
+        // House rule: not with a body.
+        protocols: if minor == 1 && framing == Framing::Empty { told.protocols } else { Vec::new() },
+        max_forwards,
         fields,
         len,
     })
@@ -210,6 +216,8 @@ struct Told {
     keep_alive: bool,
     expects_continue: bool,
     expects_other: bool,
+    takes_trailers: bool,
+    protocols: Vec<Vec<u8>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -234,6 +242,7 @@ impl Told {
         let options: Vec<Vec<u8>> = values("connection").into_iter().flat_map(members).collect();
         let (good, bad): (Vec<&[u8]>, Vec<&[u8]>) =
             values("expect").into_iter().partition(|value| value.eq_ignore_ascii_case(b"100-continue"));
+        let protocols = values("upgrade").into_iter().flat_map(protocols).collect();
         Told {
             length: length.flatten(),
             te: te.flatten(),
@@ -241,6 +250,8 @@ impl Told {
             keep_alive: options.contains(&b"keep-alive".to_vec()),
             expects_continue: !good.is_empty(),
             expects_other: !bad.is_empty(),
+            takes_trailers: values("te").into_iter().flat_map(members).any(|member| member == b"trailers"),
+            protocols: if options.contains(&b"upgrade".to_vec()) { protocols } else { Vec::new() },
         }
     }
 
@@ -250,25 +261,57 @@ impl Told {
     }
 }
 
-/// House rule: one `chunked` is served; any other single coding is known to be none of ours; the rest is malformed.
+/// RFC 9112 sections 6.1 and 7. House rule: of well-formed values only `chunked` alone is served.
 fn coding(value: &[u8]) -> Option<Coding> {
+    let members: Vec<&[u8]> = value.split(|&b| b == b',').map(trim).collect();
+    let name = |member: &[u8]| trim(member.split(|&b| b == b';').next().unwrap_or_default()).to_ascii_lowercase();
+    let is_final = |at: usize| at + 1 == members.len() && members[at].eq_ignore_ascii_case(b"chunked");
+    let fits = |(at, member): (usize, &&[u8])| is_token(&name(member)) && (name(member) != b"chunked" || is_final(at));
     match value {
+        _ if !members.iter().enumerate().all(fits) => None,
         _ if value.eq_ignore_ascii_case(b"chunked") => Some(Coding::Chunked),
-        _ if is_token(value) => Some(Coding::Other),
-        _ => None,
+        _ => Some(Coding::Other),
     }
+}
+
+/// The protocols of an Upgrade field as written. House rule: those that carry requests unseen do not count.
+fn protocols(value: &[u8]) -> Vec<Vec<u8>> {
+    const CARRIERS: [&[u8]; 5] = [b"h2c", b"h2", b"h3", b"http", b"tls"];
+    let may_go = |member: &&[u8]| {
+        let parts: Vec<&[u8]> = member.split(|&b| b == b'/').collect();
+        !parts[0].is_empty()
+            && parts.iter().all(|part| part.is_empty() || is_token(part))
+            && !CARRIERS.contains(&parts[0].to_ascii_lowercase().as_slice())
+    };
+    list(value).into_iter().filter(may_go).map(<[u8]>::to_vec).collect()
+}
+
+/// RFC 9110 section 7.6.2. House rule: a number too large to count is as good as the largest.
+fn max_forwards(fields: &[Line], faults: &mut BTreeSet<u16>) -> Option<u64> {
+    let values: Vec<&Line> = fields.iter().filter(|line| line.is("max-forwards")).collect();
+    let is_number = |line: &&Line| !line.value.is_empty() && line.value.iter().all(u8::is_ascii_digit);
+    if values.len() > 1 || !values.iter().all(is_number) {
+        faults.insert(400);
+    }
+    values.first().map(|line| number(&line.value).unwrap_or(u64::MAX))
+}
+
+/// The members of a list (RFC 9110 section 5.6.1).
+pub fn list(value: &[u8]) -> Vec<&[u8]> {
+    value.split(|&b| b == b',').map(trim).filter(|member| !member.is_empty()).collect()
 }
 
 /// The members of a list without case.
 pub fn members(value: &[u8]) -> Vec<Vec<u8>> {
-    let parts = value.split(|&b| b == b',').map(|part| trim(part).to_ascii_lowercase());
-    parts.filter(|part| !part.is_empty()).collect()
+    list(value).into_iter().map(<[u8]>::to_ascii_lowercase).collect()
 }
 
 /// Target and host by RFC 9112 sections 3.2 and 3.3, or the fault.
 fn place(method: &[u8], target: &[u8], minor: u8, fields: &[Line]) -> Result<(Vec<u8>, Vec<u8>), u16> {
     // House rule: any visible character may stand in a target, percent-encoded or not, but `#`.
-    if target.is_empty() || !target.iter().all(|&b| (b'!'..=b'~').contains(&b) && b != b'#') {
+    let is_text = target.iter().all(|&b| (b'!'..=b'~').contains(&b) && b != b'#');
+    // House rule: nor an encoded NUL.
+    if target.is_empty() || !is_text || find(target, b"%00").is_some() {
         return Err(400);
     }
     let named = fields.iter().find(|line| line.is("host")).map(|line| line.value.clone());
@@ -336,30 +379,38 @@ fn read_fields(lines: &[&[u8]], faults: &mut BTreeSet<u16>) -> Vec<Line> {
 /// 414 where the request line alone is too long, else 431.
 fn too_long(text: &[u8], start: usize, bounds: &Bounds) -> Option<u16> {
     let seen = &text[..text.len().min(bounds.head_max)];
-    let fields = text.windows(2).filter(|two| two == b"\r\n").count();
+    let fields = text.iter().filter(|&&b| b == b'\n').count();
     match seen.contains(&b'\n') {
         false => (start + text.len() >= bounds.head_max).then_some(414),
         true => (start + text.len() >= bounds.head_max || fields > bounds.fields_max).then_some(431),
     }
 }
 
-/// The bytes before the first line end of any kind, and whether there is one.
-fn first_line(text: &[u8]) -> (&[u8], bool) {
-    match text.iter().position(|&b| b == b'\r' || b == b'\n') {
-        Some(at) => (&text[..at], true),
-        None => (text, false),
+/// The bytes before the first line end of any kind, and what comes from there.
+fn first_line(text: &[u8]) -> (&[u8], &[u8]) {
+    text.split_at(text.iter().position(|&b| b == b'\r' || b == b'\n').unwrap_or(text.len()))
+}
+
+/// Whether the first line ends with a version that HTTP may have but this gateway does not serve.
+fn names_foreign_version(text: &[u8]) -> bool {
+    let word = first_line(text).0.rsplit(|&b| b == b' ').next().unwrap_or_default();
+    match word {
+        b"HTTP/1.0" | b"HTTP/1.1" => false,
+        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] => major.is_ascii_digit() && minor.is_ascii_digit(),
+        _ => false,
     }
 }
 
-/// Whether the line ends with a version that HTTP has but this gateway does not serve.
-fn foreign_version(line: &[u8], _whole: bool) -> bool {
-    let word = line.rsplit(|&b| b == b' ').next().unwrap_or_default();
-    let is_version = word.len() == 8
-        && word.starts_with(b"HTTP/")
-        && word[5].is_ascii_digit()
-        && word[6] == b'.'
-        && word[7].is_ascii_digit();
-    is_version && word != b"HTTP/1.0" && word != b"HTTP/1.1"
+/// A request of HTTP/0.9: a method and a path, and the end of the line.
+fn is_simple(text: &[u8]) -> bool {
+    let (line, end) = first_line(text);
+    let words: Vec<&[u8]> = line.split(|&b| b == b' ').collect();
+    let &[method, target] = words.as_slice() else { return false };
+    !method.is_empty()
+        && method.iter().all(u8::is_ascii_uppercase)
+        && target.first() == Some(&b'/')
+        && target.iter().all(u8::is_ascii_graphic)
+        && (end.starts_with(b"\n") || end.starts_with(b"\r\n"))
 }
 
 fn split_lines(mut text: &[u8]) -> Vec<&[u8]> {

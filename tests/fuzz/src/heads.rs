@@ -2,7 +2,8 @@
 
 use super::grammar::{self, Line, Verdict};
 use super::{dice, shown};
-use rateguard::http::head::{Field, RequestHead, ResponseHead};
+use rateguard::http::field::Field;
+use rateguard::http::head::{RequestHead, ResponseHead};
 use rateguard::http::{BadResponse, Bounds, Method, Refusal, Span, Version};
 use std::fmt::Debug;
 
@@ -10,15 +11,8 @@ use std::fmt::Debug;
 pub const BOUNDS: Bounds = Bounds { head_max: 512, fields_max: 12, body_max: None };
 
 /// Every kind of method.
-pub const METHODS: [Method; 7] = [
-    Method::Get,
-    Method::Head,
-    Method::Put,
-    Method::Delete,
-    Method::Options,
-    Method::Trace,
-    Method::Other,
-];
+pub const METHODS: [Method; 7] =
+    [Method::Get, Method::Head, Method::Put, Method::Delete, Method::Options, Method::Trace, Method::Other];
 
 /// What may follow: nothing of it may change what was decided.
 const TAILS: [&[u8]; 8] = [
@@ -47,11 +41,17 @@ pub fn status(refusal: Refusal) -> u16 {
 
 /// Parses a request head, into a head that was used before.
 pub fn parse_request(bytes: &[u8], bounds: &Bounds) -> Result<Option<RequestHead>, Refusal> {
-    const EARLIER: &[u8] = b"PUT http://a.example/b HTTP/1.0\r\nHost: c\r\nConnection: keep-alive\r\n\
-        Content-Length: 7\r\nExpect: 100-continue\r\nTE: trailers\r\nX: y\r\n\r\n";
+    let (head, result) = parse_used(bytes, bounds);
+    result.map(|whole| whole.then_some(head))
+}
+
+fn parse_used(bytes: &[u8], bounds: &Bounds) -> (RequestHead, Result<bool, Refusal>) {
+    const EARLIER: &[u8] = b"OPTIONS http://a.example/b HTTP/1.0\r\nHost: c\r\nConnection: keep-alive\r\n\
+        Content-Length: 7\r\nExpect: 100-continue\r\nTE: trailers\r\nMax-Forwards: 3\r\n\r\n";
     let mut head = RequestHead::default();
     assert_eq!(head.parse(EARLIER, &BOUNDS), Ok(true));
-    head.parse(bytes, bounds).map(|whole| whole.then_some(head))
+    let result = head.parse(bytes, bounds);
+    (head, result)
 }
 
 /// Parses a response head, into a head that was used before.
@@ -78,7 +78,14 @@ pub fn request_head(bytes: &[u8]) {
         }
         _ => panic!("{seen:?} but {wanted:?}: {}", shown(bytes)),
     }
-    cut_anywhere(bytes, &seen, parse, |head| head.len, |a, b| same_fields(&a.fields, &b.fields));
+    let same = |a: &Refusal, b: &Refusal| {
+        // Too much has come before what else is wrong can be seen.
+        status(*a) == status(*b) || [414, 431].contains(&status(*a)) || [414, 431].contains(&status(*b))
+    };
+    cut_anywhere(bytes, &seen, parse, |head| (head.len, &head.fields), same);
+    if seen.is_err() {
+        answered_in_kind(bytes);
+    }
     if seen.is_err() && matches!(wanted, Verdict::Unfinished(_)) {
         // Refused early: then no ending makes it good.
         for tail in TAILS {
@@ -86,6 +93,23 @@ pub fn request_head(bytes: &[u8]) {
             let verdict = grammar::request(&longer, &BOUNDS);
             assert!(!matches!(verdict, Verdict::Whole(_)), "refused before its end: {}", shown(&longer));
         }
+    }
+}
+
+/// A refusal is answered in the client's version, as far as there is one.
+fn answered_in_kind(bytes: &[u8]) {
+    let (head, _) = parse_used(bytes, &BOUNDS);
+    let line = bytes.strip_prefix(b"\r\n").unwrap_or(bytes).split(|&b| b == b'\r').next().unwrap_or_default();
+    let words: Vec<&[u8]> = line.split(|&b| b == b' ').collect();
+    let Some(&[method, target, version]) = words.first_chunk::<3>() else {
+        assert_eq!(head.version, Version::Http11, "{}", shown(bytes));
+        return;
+    };
+    let is_old = version.starts_with(b"HTTP/1.0");
+    assert!(is_old || head.version == Version::Http11, "{}", shown(bytes));
+    let is_line = words.len() == 3 && grammar::is_token(method) && target.iter().all(u8::is_ascii_graphic);
+    if is_line && !target.is_empty() && version == b"HTTP/1.0" && bytes.len() > line.len() {
+        assert_eq!((head.version, head.kind), (Version::Http10, kind(method)), "{}", shown(bytes));
     }
 }
 
@@ -100,6 +124,9 @@ fn same_request(bytes: &[u8], head: &RequestHead, read: &grammar::Request) {
     assert_eq!((head.framing, head.length), (read.framing, read.length), "{}", told("framing"));
     assert_eq!(head.keep_alive, read.keep_alive, "{}", told("persistence"));
     assert_eq!(head.expects_continue, read.expects_continue, "{}", told("expectation"));
+    assert_eq!(head.takes_trailers, read.takes_trailers, "{}", told("trailers"));
+    assert_eq!(head.upgrades, !read.protocols.is_empty(), "{}", told("upgrade"));
+    assert_eq!(head.max_forwards, read.max_forwards, "{}", told("forwards"));
     in_order(bytes, head.len, &[head.method, head.target], &head.fields);
     same_lines(bytes, &head.fields, &read.fields);
     for line in &read.fields {
@@ -135,7 +162,7 @@ pub fn response_head(bytes: &[u8]) {
             (Err(_), Verdict::Faulty(_) | Verdict::Unfinished(_)) => {}
             _ => panic!("{seen:?} but {wanted:?} ({asked:?}): {}", shown(bytes)),
         }
-        cut_anywhere(bytes, &seen, parse, |head| head.len, |a, b| same_fields(&a.fields, &b.fields));
+        cut_anywhere(bytes, &seen, parse, |head| (head.len, &head.fields), |_, _| true);
         if seen.is_err() && matches!(wanted, Verdict::Unfinished(_)) {
             for tail in TAILS {
                 let longer = [bytes, tail].concat();
@@ -186,14 +213,16 @@ fn same_fields(a: &[Field], b: &[Field]) -> bool {
 }
 
 /// A whole head asks for more at every shorter length and is the same whatever follows; one that waits has never been
-/// refused; one that is refused stays so.
+/// refused; one that is refused stays so, for the `same` reason.
 fn cut_anywhere<H: Debug, E: Debug>(
     bytes: &[u8],
     seen: &Result<Option<H>, E>,
     parse: impl Fn(&[u8]) -> Result<Option<H>, E>,
-    len: impl Fn(&H) -> usize,
-    same: impl Fn(&H, &H) -> bool,
+    parts: impl Fn(&H) -> (usize, &Vec<Field>),
+    same: impl Fn(&E, &E) -> bool,
 ) {
+    let len = |head: &H| parts(head).0;
+    let is_same = |a: &H, b: &H| len(a) == len(b) && same_fields(parts(a).1, parts(b).1);
     let mut dice = dice(bytes);
     let mut cuts: Vec<usize> = (0..6).map(|_| dice.usize(..=bytes.len())).collect();
     cuts.push(bytes.len().saturating_sub(1));
@@ -204,10 +233,9 @@ fn cut_anywhere<H: Debug, E: Debug>(
         let part = parse(&bytes[..cut]);
         let fits = match (seen, &part) {
             (Ok(Some(head)), Ok(None)) => cut < len(head),
-            (Ok(Some(head)), Ok(Some(same_head))) => {
-                cut >= len(head) && len(head) == len(same_head) && same(head, same_head)
-            }
-            (Ok(None), Ok(None)) | (Err(_), Ok(None) | Err(_)) => true,
+            (Ok(Some(head)), Ok(Some(shorter))) => cut >= len(head) && is_same(head, shorter),
+            (Ok(None) | Err(_), Ok(None)) => true,
+            (Err(refusal), Err(earlier)) => same(refusal, earlier),
             _ => false,
         };
         assert!(fits, "{part:?} at {cut}, then {seen:?}: {}", shown(bytes));
@@ -215,8 +243,9 @@ fn cut_anywhere<H: Debug, E: Debug>(
     let longer = [bytes, TAILS[dice.usize(..TAILS.len())]].concat();
     let more = parse(&longer);
     let fits = match (seen, &more) {
-        (Ok(Some(head)), Ok(Some(same_head))) => len(head) == len(same_head) && same(head, same_head),
-        (Ok(None), _) | (Err(_), Err(_)) => true,
+        (Ok(Some(head)), Ok(Some(longer))) => is_same(head, longer),
+        (Err(refusal), Err(later)) => same(refusal, later),
+        (Ok(None), _) => true,
         _ => false,
     };
     assert!(fits, "{seen:?}, then {more:?}: {}", shown(&longer));

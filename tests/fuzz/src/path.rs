@@ -142,8 +142,7 @@ fn spell(path: &Path, dice: &mut fastrand::Rng) -> Vec<u8> {
 
 /// Goes nowhere.
 fn detour(out: &mut Vec<u8>, dice: &mut fastrand::Rng) {
-    const WAYS: [&[u8]; 9] =
-        [b"", b"", b"", b"/", b"/.", b"/%2e", b"/a/..", b"/%41%2f/%2E.", b"/b//.%2e"];
+    const WAYS: [&[u8]; 9] = [b"", b"", b"", b"/", b"/.", b"/%2e", b"/a/..", b"/%41%2f/%2E.", b"/b//.%2e"];
     for _ in 0..dice.usize(..3) {
         out.extend_from_slice(WAYS[dice.usize(..WAYS.len())]);
     }
