@@ -79,6 +79,10 @@ fn root() -> PathBuf {
 fn below(folder: &Path, endings: &[&str], found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
+        if path.ends_with("fuzz/target") {
+            // What the fuzzer has built.
+            continue;
+        }
         if path.is_dir() {
             below(&path, endings, found);
         } else if path.extension().is_some_and(|ending| endings.iter().any(|known| ending == *known)) {

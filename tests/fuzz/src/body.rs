@@ -5,6 +5,7 @@ use rateguard::http::Framing;
 use rateguard::http::body::{Decoder, EXTENSION_MAX, TRAILERS_MAX};
 use rateguard::http::forward::{LAST_CHUNK, chunk};
 use rateguard::http::trailers;
+use std::fmt;
 
 /// House rule: digits of a chunk's size, leading zeros included.
 const SIZE_DIGITS_MAX: usize = 15;
@@ -21,7 +22,7 @@ pub enum End {
 }
 
 /// The data of a body, up to its end or to where it is broken.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Body {
     pub data: Vec<u8>,
     /// The lines of the trailers, where the body has ended.
@@ -29,8 +30,14 @@ pub struct Body {
     pub end: End,
 }
 
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} and {}, ends {:?}", shown(&self.data), shown(&self.trailers), self.end)
+    }
+}
+
 /// Trailers that stay behind (RFC 9110 section 6.5.1): those that frame, route, authenticate, or that a head alone may
-/// have. A name that ends with `-` stands for all that begin with it.
+/// have. A name that ends with `-` stands for all that begin with it. House rule: so do all with `_`, which some take for `-`.
 const HEAD_ONLY: [&str; 51] = [
     "accept-encoding",
     "age",
@@ -112,7 +119,11 @@ pub fn chunked_body(bytes: &[u8]) {
 pub fn may_go(section: &[u8]) -> Vec<u8> {
     let goes = |line: &&[u8]| {
         let name = String::from_utf8_lossy(line.split(|&b| b == b':').next().unwrap_or_default()).to_ascii_lowercase();
-        !HEAD_ONLY.iter().any(|known| name == *known || known.ends_with('-') && name.starts_with(known))
+        let is_head_only = |known: &&str| match known.ends_with('-') {
+            true => name.starts_with(known) && name.len() > known.len(),
+            false => name == *known,
+        };
+        !name.contains('_') && !HEAD_ONLY.iter().any(is_head_only)
     };
     section.split_inclusive(|&b| b == b'\n').filter(goes).collect::<Vec<_>>().concat()
 }

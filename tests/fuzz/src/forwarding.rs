@@ -7,6 +7,7 @@ use super::heads::{BOUNDS, METHODS, parse_request, parse_response};
 use super::{dice, shown};
 use rateguard::http::forward::{self, Delivery, Hop, LAST_CHUNK, chunk, delivered_framing};
 use rateguard::http::{Bounds, FIELDS_MAX, Framing, Method, Version};
+use rateguard::identity::{Identity, Settings};
 
 /// What goes on may be longer than what came.
 const WIDE: Bounds = Bounds { head_max: 64 * 1024, fields_max: FIELDS_MAX, body_max: None };
@@ -19,8 +20,28 @@ const REQUEST_ID: &[u8] = b"4711";
 const HOP_BY_HOP: [&str; 7] =
     ["connection", "http2-settings", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade"];
 
-/// Fields that only a trusted proxy may set.
-const CLAIMS: [&str; 4] = ["x-forwarded-proto", "x-forwarded-host", "forwarded", "x-real-ip"];
+/// Fields that this gateway sets or acts on. A backend that follows CGI takes one with `_` for `-` for the same field.
+const OURS: [&str; 16] = [
+    "connection",
+    "content-length",
+    "expect",
+    "forwarded",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "max-forwards",
+    "proxy-connection",
+    "ratelimit",
+    "ratelimit-policy",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "x-request-id",
+];
+
+/// The field that tells the caller, of which there must be no second spelling.
+const KEY: &str = "x-api-key";
 
 /// Protocols that were offered to a backend.
 const OFFERED: [&[u8]; 2] = [b"a/1", b"WebSocket"];
@@ -47,7 +68,8 @@ fn forward_request(bytes: &[u8], read: &Request, trusted: bool) {
     if read.max_forwards == Some(0) {
         return;
     }
-    let Ok(Some(head)) = parse_request(bytes, &BOUNDS) else { panic!("not taken: {}", shown(bytes)) };
+    let Ok(Some(mut head)) = parse_request(bytes, &BOUNDS) else { panic!("not taken: {}", shown(bytes)) };
+    Identity::new(Settings::default()).mark_aliases(&mut head, bytes);
     let mut out = Vec::new();
     let hop = Hop { peer: PEER, trusted, request_id: REQUEST_ID };
     forward::request(&mut out, bytes, &head, &hop);
@@ -57,11 +79,12 @@ fn forward_request(bytes: &[u8], read: &Request, trusted: bool) {
     assert_eq!((again.framing, again.length), (read.framing, read.length), "{}", shown(&out));
     assert_eq!((sent.framing, sent.length), (read.framing, read.length), "{}", shown(&out));
     let target = match read.target.first() {
-        None if false && read.method == b"OPTIONS" => b"*".to_vec(),
+        // RFC 9112 section 3.2.4.
+        None if read.method == b"OPTIONS" => b"*".to_vec(),
         Some(b'/' | b'*') => read.target.clone(),
         _ => [b"/", read.target.as_slice()].concat(),
     };
-    assert_eq!((&sent.method, &sent.target), (&read.method, &target), "{}", shown(&out));
+    assert_eq!((shown(&sent.method), shown(&sent.target)), (shown(&read.method), shown(&target)), "{}", shown(&out));
     assert_eq!((&sent.host, sent.minor), (&read.host, 1), "{}", shown(&out));
     assert!(sent.keep_alive && sent.expects_continue == read.expects_continue, "{}", shown(&out));
     assert_eq!((&sent.protocols, sent.takes_trailers), (&read.protocols, read.takes_trailers), "{}", shown(&out));
@@ -79,7 +102,8 @@ fn request_lines(read: &Request, trusted: bool) -> Vec<Line> {
         match () {
             () if is_any(&HOP_BY_HOP) => false,
             () if is_any(&["host", "content-length", "x-forwarded-for", "x-request-id"]) => false,
-            () if is_any(&CLAIMS) => trusted,
+            () if is_alias(&line.name) => false,
+            () if is_claim(&line.name) => trusted,
             // These stay although `Connection` names them: what they say is not for one hop.
             () if line.is("expect") => read.minor == 1,
             () if line.is("trailer") => read.framing == Framing::Chunked,
@@ -126,6 +150,18 @@ fn request_lines(read: &Request, trusted: bool) -> Vec<Line> {
     lines
 }
 
+/// What only a trusted proxy may tell.
+fn is_claim(name: &[u8]) -> bool {
+    let name = name.to_ascii_lowercase();
+    name == b"forwarded" || name == b"x-real-ip" || (name.starts_with(b"x-forwarded-") && name.len() > 12)
+}
+
+/// Whether some backends take this name for another one, that matters.
+fn is_alias(name: &[u8]) -> bool {
+    let dashed = String::from_utf8_lossy(name).to_ascii_lowercase().replace('_', "-");
+    name.contains(&b'_') && (OURS.contains(&dashed.as_str()) || dashed == KEY || is_claim(dashed.as_bytes()))
+}
+
 fn forward_response(bytes: &[u8], read: &Response, to: &Delivery<'_>) {
     let Ok(Some(head)) = parse_response(bytes, &BOUNDS, to.asked) else { panic!("not taken: {}", shown(bytes)) };
     let is_interim = read.status < 200;
@@ -137,7 +173,7 @@ fn forward_response(bytes: &[u8], read: &Response, to: &Delivery<'_>) {
     }
     let framing = delivered_framing(read.framing, to.version);
     let has_no_body = to.asked == Method::Head || is_interim || read.status == 204 || read.status == 304;
-    assert_eq!(has_no_body && framing != Framing::Empty, false, "{framing:?} for {}", shown(bytes));
+    assert!(!has_no_body || framing == Framing::Empty, "{framing:?} for {}", shown(bytes));
     assert!(to.version == Version::Http11 || framing != Framing::Chunked, "chunks for HTTP/1.0: {}", shown(bytes));
     let minor = if to.version == Version::Http11 { 1 } else { 0 };
     let mut out = Vec::new();
