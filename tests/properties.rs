@@ -14,19 +14,19 @@ const INPUTS: usize = 20_000;
 type Property = fn(&[u8]);
 
 /// The committed inputs of a target.
-fn corpus(target: &str) -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(target);
+fn seeds(target: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/seeds").join(target);
     let mut files: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     files.iter().map(|file| std::fs::read(file).unwrap()).collect()
 }
 
 fn holds(target: &str, property: Property, make: impl Fn(&mut fastrand::Rng) -> Vec<u8>) {
-    let corpus = corpus(target);
-    assert!(corpus.len() > 20, "only {} inputs for {target}", corpus.len());
-    for input in &corpus {
+    let seeds = seeds(target);
+    assert!(seeds.len() > 20, "only {} inputs for {target}", seeds.len());
+    for input in &seeds {
         property(input);
-        for end in 0..input.len().min(1200) {
+        for end in (0..input.len()).filter(|end| *end < 1200 || end + 64 > input.len()) {
             property(&input[..end]);
         }
     }
@@ -34,10 +34,10 @@ fn holds(target: &str, property: Property, make: impl Fn(&mut fastrand::Rng) -> 
     for _ in 0..INPUTS {
         let mut input = match dice.bool() {
             true => make(&mut dice),
-            false => corpus[dice.usize(..corpus.len())].clone(),
+            false => seeds[dice.usize(..seeds.len())].clone(),
         };
         if dice.u8(..4) > 0 {
-            fuzz::inputs::mutate(&mut dice, &mut input, &corpus);
+            fuzz::inputs::mutate(&mut dice, &mut input, &seeds);
         }
         property(&input);
     }

@@ -89,20 +89,7 @@ pub fn request(input: &[u8], bounds: &Bounds) -> Verdict<Request> {
     if text[..end].iter().filter(|&&b| b == b'\n').count() > bounds.fields_max.min(FIELDS_MAX) {
         faults.insert(431);
     }
-    let words: Vec<&[u8]> = lines[0].split(|&b| b == b' ').collect();
-    let (method, target, minor) = match words.as_slice() {
-        [method, target, b"HTTP/1.0"] => (*method, *target, 0),
-        [method, target, b"HTTP/1.1"] => (*method, *target, 1),
-        words => {
-            // Malformed, unless all that is wrong with it is its version.
-            let is_only_version = words.len() == 3 && names_foreign_version(text) || is_simple(text);
-            faults.extend((!is_only_version).then_some(400));
-            (*words.first().unwrap_or(&b"".as_slice()), *words.get(1).unwrap_or(&b"".as_slice()), 1)
-        }
-    };
-    if !is_token(method) {
-        faults.insert(400);
-    }
+    let (method, target, minor) = request_line(lines[0], text, &mut faults);
     let fields = read_fields(&lines[1..], &mut faults);
     let told = Told::read(&fields, &mut faults);
     if told.te.is_some() && minor == 0 {
@@ -152,6 +139,23 @@ pub fn request(input: &[u8], bounds: &Bounds) -> Verdict<Request> {
         fields,
         len,
     })
+}
+
+/// Method, target and minor version (RFC 9112 section 3), as far as they can be told.
+fn request_line<'a>(line: &'a [u8], text: &[u8], faults: &mut BTreeSet<u16>) -> (&'a [u8], &'a [u8], u8) {
+    let words: Vec<&[u8]> = line.split(|&b| b == b' ').collect();
+    let (method, target, minor) = match words.as_slice() {
+        [method, target, b"HTTP/1.0"] => (*method, *target, 0),
+        [method, target, b"HTTP/1.1"] => (*method, *target, 1),
+        words => {
+            // Malformed, unless all that is wrong with it is its version.
+            let is_only_version = words.len() == 3 && names_foreign_version(text) || is_simple(text);
+            faults.extend((!is_only_version).then_some(400));
+            (words[0], *words.get(1).unwrap_or(&b"".as_slice()), 1)
+        }
+    };
+    faults.extend((!is_token(method)).then_some(400));
+    (method, target, minor)
 }
 
 /// Reads the head of a response to a request of this method.
