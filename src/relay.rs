@@ -445,8 +445,13 @@ impl Download<'_> {
         let framed = forward::delivered_framing(head.framing, self.version);
         let keep_alive = self.keep_alive.get() && framed != Framing::UntilClose && !gateway.draining.get();
         out.clear();
-        let delivery = Delivery { version: self.version, asked: self.asked, keep_alive, extra: self.fields };
-        forward::response(out, reader.data(), head, &delivery);
+        let (version, asked, extra) = (self.version, self.asked, self.fields);
+        forward::response(
+            out,
+            reader.data(),
+            head,
+            &Delivery { version, asked, keep_alive, extra, date: &gateway.date.borrow() },
+        );
         reader.consume(head.len);
         if head.status == 101 {
             let sent = writer.send(out, gateway.rules.timeouts.write).await;
@@ -509,7 +514,8 @@ impl Download<'_> {
     ) -> Result<(), Ended> {
         if self.version == Version::Http11 {
             out.clear();
-            let delivery = Delivery { version: self.version, asked: self.asked, keep_alive: true, extra: &[] };
+            let (version, asked) = (self.version, self.asked);
+            let delivery = Delivery { version, asked, keep_alive: true, extra: &[], date: "" };
             forward::response(out, reader.data(), head, &delivery);
             self.stage.set(Stage::Interim);
             let sent = writer.send(out, self.flight.gateway.rules.timeouts.write).await;

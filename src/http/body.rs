@@ -47,7 +47,7 @@ pub struct Step {
 enum State {
     Length(u64),
     Size { digits: u8, size: u64 },
-    Extension { size: u64, bytes: usize },
+    Extension { size: u64, bytes: usize, text: Text },
     SizeLf { size: u64 },
     Data(u64),
     DataCr,
@@ -68,6 +68,28 @@ impl State {
             State::TrailerStart { bytes } => bytes > 0,
             State::TrailerName { .. } | State::TrailerValue { .. } | State::TrailerLf { .. } => true,
             _ => false,
+        }
+    }
+}
+
+/// Where in a chunk extension: one that leaves a quoted string open at the end of its line could end elsewhere for
+/// another reader (RFC 9110 section 5.6.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Text {
+    Plain,
+    Quoted,
+    /// Behind a backslash in a quoted string.
+    Escaped,
+}
+
+impl Text {
+    fn after(self, byte: u8) -> Text {
+        match (self, byte) {
+            (Text::Plain, b'"') => Text::Quoted,
+            (Text::Quoted, b'"') => Text::Plain,
+            (Text::Quoted, b'\\') => Text::Escaped,
+            (Text::Escaped, _) => Text::Quoted,
+            (text, _) => text,
         }
     }
 }
@@ -172,14 +194,14 @@ fn framing_byte(state: State, byte: u8) -> Result<State, BadBody> {
             State::Size { digits: digits + 1, size: size << 4 | u64::from(hex(b)) }
         }
         (State::Size { digits: 1.., size }, b'\r') => State::SizeLf { size },
-        (State::Size { digits: 1.., size }, b';') => State::Extension { size, bytes: 1 },
+        (State::Size { digits: 1.., size }, b';') => State::Extension { size, bytes: 1, text: Text::Plain },
         (State::Size { .. }, _) => return Err(BadBody("malformed chunk size")),
-        (State::Extension { size, .. }, b'\r') => State::SizeLf { size },
-        (State::Extension { size, bytes }, b) if is_field_byte(b) => {
+        (State::Extension { size, text: Text::Plain, .. }, b'\r') => State::SizeLf { size },
+        (State::Extension { size, bytes, text }, b) if is_field_byte(b) => {
             if bytes == EXTENSION_MAX {
                 return Err(BadBody("chunk extension too long"));
             }
-            State::Extension { size, bytes: bytes + 1 }
+            State::Extension { size, bytes: bytes + 1, text: text.after(b) }
         }
         (State::Extension { .. }, _) => return Err(BadBody("malformed chunk extension")),
         (State::SizeLf { size: 0 }, b'\n') => State::TrailerStart { bytes: 0 },
@@ -258,7 +280,7 @@ mod tests {
         Ok((data, decoder.is_done(), left))
     }
 
-    const GOOD: &[u8] = b"5;a=\"b c\"\r\nhello\r\n00A\r\n0123456789\r\n0\r\nX-Sum: 1\r\nEmpty:\r\n\r\nnext";
+    const GOOD: &[u8] = b"5;a=\"b \\\"c\"\r\nhello\r\n00A\r\n0123456789\r\n0\r\nX-Sum: 1\r\nEmpty:\r\n\r\nnext";
 
     #[test]
     fn chunked_gives_the_same_at_every_split() {
@@ -312,6 +334,9 @@ mod tests {
             "5;\n",
             "5;a\x00\r\n",
             "5;a\rb",
+            "5;a=\"\r\n",
+            "5;a=\"b\\\"\r\n",
+            "5;\"a\"\"\r\n",
             "0\r\n\n",
             "0\r\n\rX",
             "0\r\nbad trailer: 1\r\n",

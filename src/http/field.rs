@@ -29,6 +29,8 @@ pub enum FieldName {
     MaxForwards,
     /// `Expect`
     Expect,
+    /// `Date`: added to a response that has none.
+    Date,
     /// `X-Forwarded-For`
     ForwardedFor,
     /// `X-Forwarded-Proto`
@@ -80,6 +82,7 @@ impl FieldName {
         match name.len() {
             2 if is("te") => FieldName::Te,
             4 if is("host") => FieldName::Host,
+            4 if is("date") => FieldName::Date,
             6 if is("expect") => FieldName::Expect,
             7 if is("trailer") => FieldName::Trailer,
             7 if is("upgrade") => FieldName::Upgrade,

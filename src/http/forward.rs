@@ -63,7 +63,9 @@ pub fn request(out: &mut Vec<u8>, buffer: &[u8], head: &RequestHead, hop: &Hop<'
         FieldName::Expect => head.expects_continue,
         FieldName::Trailer => head.framing == Framing::Chunked,
         FieldName::MaxForwards => head.max_forwards.is_none(),
-        FieldName::RateLimit | FieldName::Underscored | FieldName::Other => !nominated.names(buffer, field),
+        FieldName::RateLimit | FieldName::Date | FieldName::Underscored | FieldName::Other => {
+            !nominated.names(buffer, field)
+        }
     });
     hop_by_hop(out, buffer, head);
     if head.framing == Framing::Chunked {
@@ -148,6 +150,8 @@ pub struct Delivery<'a> {
     pub keep_alive: bool,
     /// Whole field lines to add, such as the rate limit's.
     pub extra: &'a [u8],
+    /// The time as an HTTP date, for a response without one (RFC 9110 section 6.6.1).
+    pub date: &'a str,
 }
 
 /// How a response body is framed towards this client: what has no length is chunked, or ends with the connection
@@ -179,6 +183,7 @@ pub fn response(out: &mut Vec<u8>, buffer: &[u8], head: &ResponseHead, to: &Deli
         | FieldName::ContentLength => false,
         FieldName::Trailer => framing == Framing::Chunked,
         FieldName::RateLimit => !limited,
+        FieldName::Date => true,
         _ => !nominated.names(buffer, field),
     });
     if head.status == 101 {
@@ -186,6 +191,9 @@ pub fn response(out: &mut Vec<u8>, buffer: &[u8], head: &ResponseHead, to: &Deli
         line(out, "Connection: Upgrade\r\nUpgrade", &[protocol]);
         out.extend_from_slice(to.extra);
     } else if !head.is_interim() {
+        if !head.fields.iter().any(|field| field.known == FieldName::Date) {
+            line(out, "Date", &[to.date.as_bytes()]);
+        }
         if framing == Framing::Chunked {
             out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
         }

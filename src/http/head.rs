@@ -196,16 +196,13 @@ impl ResponseHead {
             return Err(BadResponse("status code out of range"));
         }
         self.status = code;
-        let reason = response.reason.unwrap_or_default();
         let after_code = "HTTP/1.1 200".len();
         let line_end = match memchr::memchr(b'\n', buffer) {
             Some(at) if at > after_code => at - 1,
             _ => return Err(BadResponse("malformed status line")),
         };
-        self.reason = match reason.is_empty() {
-            true => Span::default(),
-            false => Span::within(buffer, reason.as_bytes()),
-        };
+        // httparse has looked at these bytes, but gives only those that are text.
+        self.reason = Span::new((after_code + 1).min(line_end), line_end);
         record(buffer, line_end, self.len, response.headers, &mut self.fields)
             .map_err(|_| BadResponse("malformed response field"))?;
         let fields =

@@ -18,7 +18,7 @@ pub fn append(out: &mut Vec<u8>, section: &[u8], is_private: impl Fn(&[u8]) -> b
 
 /// Names that belong to a head only (RFC 9110 section 6.5.1); so do all that this gateway knows, or that a backend could
 /// take for one of them, and all conditions (`If` and `If-*`).
-const HEAD_ONLY: [&str; 28] = [
+const HEAD_ONLY: [&str; 27] = [
     "accept-encoding",
     "age",
     "authentication-info",
@@ -30,7 +30,6 @@ const HEAD_ONLY: [&str; 28] = [
     "content-range",
     "content-type",
     "cookie",
-    "date",
     "expires",
     "location",
     "origin",
@@ -50,8 +49,8 @@ const HEAD_ONLY: [&str; 28] = [
 ];
 
 fn is_forbidden(name: &[u8]) -> bool {
-    let is_condition = name.get(..2).is_some_and(|start| start.eq_ignore_ascii_case(b"if"))
-        && matches!(name.get(2), None | Some(b'-'));
+    let is_condition = name.eq_ignore_ascii_case(b"if")
+        || (name.len() > 3 && name.get(..3).is_some_and(|start| start.eq_ignore_ascii_case(b"if-")));
     FieldName::of(name) != FieldName::Other
         || is_condition
         || HEAD_ONLY.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))

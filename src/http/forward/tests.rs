@@ -26,7 +26,8 @@ fn delivered(text: &str, to: &Delivery<'_>) -> String {
     String::from_utf8(out).unwrap()
 }
 
-const TO: Delivery<'static> = Delivery { version: Version::Http11, asked: Method::Get, keep_alive: true, extra: b"" };
+const TO: Delivery<'static> =
+    Delivery { version: Version::Http11, asked: Method::Get, keep_alive: true, extra: b"", date: "now" };
 
 #[test]
 fn a_request_gets_the_forwarding_fields() {
@@ -179,9 +180,9 @@ fn a_backends_own_rate_limit_fields_give_way_to_ours() {
 #[test]
 fn bodies_without_length_are_chunked_or_end_with_the_connection() {
     let unbounded = "HTTP/1.1 200 OK\r\n\r\n";
-    assert_eq!(delivered(unbounded, &TO), "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+    assert_eq!(delivered(unbounded, &TO), "HTTP/1.1 200 OK\r\nDate: now\r\nTransfer-Encoding: chunked\r\n\r\n");
     let old = Delivery { version: Version::Http10, ..TO };
-    assert_eq!(delivered(unbounded, &old), "HTTP/1.0 200 OK\r\nConnection: close\r\n\r\n");
+    assert_eq!(delivered(unbounded, &old), "HTTP/1.0 200 OK\r\nDate: now\r\nConnection: close\r\n\r\n");
     let known = "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n";
     assert!(delivered(known, &old).contains("Connection: keep-alive\r\n"));
     assert!(delivered(known, &Delivery { keep_alive: false, ..TO }).contains("Connection: close\r\n"));

@@ -38,7 +38,7 @@ impl fmt::Debug for Body {
 
 /// Trailers that stay behind (RFC 9110 section 6.5.1): those that frame, route, authenticate, or that a head alone may
 /// have. A name that ends with `-` stands for all that begin with it. House rule: so do all with `_`, which some take for `-`.
-const HEAD_ONLY: [&str; 51] = [
+const HEAD_ONLY: [&str; 48] = [
     "accept-encoding",
     "age",
     "authentication-info",
@@ -58,11 +58,8 @@ const HEAD_ONLY: [&str; 51] = [
     "forwarded",
     "host",
     "http2-settings",
-    "if-match",
-    "if-modified-since",
-    "if-none-match",
-    "if-range",
-    "if-unmodified-since",
+    "if",
+    "if-",
     "keep-alive",
     "location",
     "max-forwards",
@@ -228,14 +225,16 @@ fn read_chunks(bytes: &[u8], body: &mut Body) -> Result<End, End> {
     }
 }
 
-/// `chunk-size [ chunk-ext ]`. House rule: an extension is any text behind a semicolon, and it is bounded.
+/// `chunk-size [ chunk-ext ]`. House rule: an extension is any text behind a semicolon in which
+/// quotes are closed, and it is bounded.
 fn size(line: &Line<'_>) -> Result<u64, End> {
     let digits = line.text.iter().take_while(|b| b.is_ascii_hexdigit()).count();
     let (number, extension) = line.text.split_at(digits);
     let number_fits = digits <= SIZE_DIGITS_MAX && (digits > 0 || line.text.is_empty() && !line.has_cr);
     let extension_fits = extension.len() <= EXTENSION_MAX
         && extension.first().is_none_or(|&b| b == b';')
-        && extension.iter().all(|&b| super::grammar::is_text(b));
+        && extension.iter().all(|&b| super::grammar::is_text(b))
+        && (!line.has_cr || quotes_are_closed(extension));
     match (number_fits && extension_fits, line.is_whole) {
         (false, _) => Err(End::Refused),
         (true, false) => Err(End::Later),
@@ -244,6 +243,26 @@ fn size(line: &Line<'_>) -> Result<u64, End> {
             u64::from_str_radix(text, 16).map_err(|_| End::Refused)
         }
     }
+}
+
+/// Whether each quoted string ends before the text does.
+fn quotes_are_closed(text: &[u8]) -> bool {
+    let mut rest = text;
+    while let Some(open) = rest.iter().position(|&b| b == b'"') {
+        rest = &rest[open + 1..];
+        loop {
+            match rest {
+                [] | [b'\\'] => return false,
+                [b'\\', _, after @ ..] => rest = after,
+                [b'"', after @ ..] => {
+                    rest = after;
+                    break;
+                }
+                [_, after @ ..] => rest = after,
+            }
+        }
+    }
+    true
 }
 
 /// `trailer-section CRLF`, bounded.

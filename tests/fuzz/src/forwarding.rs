@@ -58,7 +58,7 @@ pub fn forwarded_head(bytes: &[u8]) {
         let Verdict::Whole(read) = grammar::response(bytes, &BOUNDS, asked) else { continue };
         for version in [Version::Http10, Version::Http11] {
             for (keep_alive, extra) in [(true, b"".as_slice()), (false, LIMITS)] {
-                forward_response(bytes, &read, &Delivery { version, asked, keep_alive, extra });
+                forward_response(bytes, &read, &Delivery { version, asked, keep_alive, extra, date: "now" });
             }
         }
     }
@@ -200,6 +200,7 @@ fn response_lines(read: &Response, to: &Delivery<'_>, framing: Framing) -> Vec<L
             () if is_any(&HOP_BY_HOP) || line.is("content-length") => false,
             () if is_any(&["ratelimit", "ratelimit-policy"]) => to.extra.is_empty(),
             () if line.is("trailer") => framing == Framing::Chunked,
+            () if line.is("date") => true,
             () => !nominated.contains(&line.name.to_ascii_lowercase()),
         }
     };
@@ -219,6 +220,9 @@ fn response_lines(read: &Response, to: &Delivery<'_>, framing: Framing) -> Vec<L
         add("Connection", b"Upgrade");
         add("Upgrade", named[0]);
         return lines;
+    }
+    if !read.fields.iter().any(|line| line.is("date")) {
+        add("Date", b"now");
     }
     add_framing(&mut add, framing, read.length.filter(|_| read.status != 204));
     match (to.keep_alive && framing != Framing::UntilClose, to.version) {

@@ -207,9 +207,7 @@ fn status_line(line: &[u8]) -> Option<(u8, u16, Vec<u8>)> {
     };
     let status = u16::try_from(number(digits)?).ok()?;
     let fits = (100..600).contains(&status) && reason.iter().all(|&b| is_text(b));
-    // House rule: a reason in another character set is not passed on.
-    let reason = if reason.is_ascii() { reason.to_vec() } else { Vec::new() };
-    fits.then_some((minor, status, reason))
+    fits.then(|| (minor, status, reason.to_vec()))
 }
 
 /// What the fields say of the body and the connection.
