@@ -22,6 +22,9 @@ mod http;
 /// What must hold of the HTTP core for any bytes; the fuzzer runs the same.
 mod properties;
 
+/// The wire as a table: bytes, answers, and what the backend saw.
+mod wire;
+
 /// What a backend gets of a request, and a client of its response.
 mod proxying;
 

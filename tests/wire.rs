@@ -1,0 +1,168 @@
+//! The wire as a table: raw bytes, the answer to them, and what the backend saw, with the section that says so. Every
+//! row is fed in one piece, byte by byte and cut at every byte, and means the same in all these ways.
+
+/// Strict reading of messages at both ends.
+mod message;
+
+/// Cutting bytes, and knowing when a piece has been taken.
+mod feed;
+
+/// The backend that writes down what it gets.
+mod recorder;
+
+/// What a row says.
+mod row;
+
+/// Rows through a gateway.
+mod requests;
+
+/// Rows on the parsers alone.
+mod pure;
+
+/// Methods, targets, versions.
+mod start_line;
+
+/// Field lines and Host.
+mod fields;
+
+/// Lengths and codings.
+mod framing;
+
+/// Chunked bodies.
+mod chunks;
+
+/// What ends with a connection.
+mod hops;
+
+/// Several requests on one connection.
+mod pipelines;
+
+/// Rows of backends through a gateway.
+mod answers;
+
+/// What backends send.
+mod responses;
+
+use crate::wire::answers::AnswerRow;
+use crate::wire::feed::Way;
+use crate::wire::message::latin;
+use crate::wire::requests::Bench;
+use crate::wire::row::{Row, Setting};
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+
+/// Gateways with a backend each, at the same time.
+const BENCHES: usize = 6;
+
+/// Faults shown at once: one broken rule breaks many rows.
+const SHOWN_MAX: usize = 40;
+
+/// Bytes of a row that are shown.
+const SHOWN_BYTES_MAX: usize = 400;
+
+fn request_rows() -> Vec<Row> {
+    [start_line::rows(), fields::rows(), framing::rows(), chunks::rows(), hops::rows(), pipelines::rows()].concat()
+}
+
+fn shown(section: &str, bytes: &[u8], way: &str, why: &str) -> String {
+    let text = latin(&bytes[..bytes.len().min(SHOWN_BYTES_MAX)]);
+    format!("{section}\n  {text:?} ({} bytes)\n  {way}: {why}", bytes.len())
+}
+
+fn none(faults: &[String], rows: usize) {
+    let list = faults[..faults.len().min(SHOWN_MAX)].join("\n\n");
+    assert!(faults.is_empty(), "{} of {rows} rows are not as they should be:\n\n{list}\n", faults.len());
+}
+
+/// Runs `check` on every item over several threads, each with a bench of its own; gives what it finds wrong.
+fn on_benches<T: Send>(
+    items: Vec<T>,
+    bench: impl Fn() -> Bench + Sync,
+    check: impl Fn(&mut Bench, &T) -> Result<(), String> + Sync,
+) -> Vec<String> {
+    let threads = BENCHES.min(items.len());
+    let left = Mutex::new(items);
+    let faults = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let mut own = bench();
+                loop {
+                    let Some(item) = left.lock().unwrap().pop() else { return };
+                    if let Err(why) = check(&mut own, &item) {
+                        faults.lock().unwrap().push(why);
+                        // A fault may have left something behind.
+                        own = bench();
+                    }
+                }
+            });
+        }
+    });
+    faults.into_inner().unwrap()
+}
+
+fn check_request(bench: &mut Bench, row: &Row) -> Result<(), String> {
+    let mut model = None;
+    for way in Way::all(&row.bytes) {
+        let told = |why: String| shown(row.section, &row.bytes, &way.to_string(), &why);
+        bench.exchange(row, way, &mut model).map_err(told)?;
+    }
+    Ok(())
+}
+
+fn requests_of(setting: Setting) {
+    let rows: Vec<Row> = request_rows().into_iter().filter(|row| row.setting == setting).collect();
+    let count = rows.len();
+    none(&on_benches(rows, || Bench::of(setting), check_request), count);
+}
+
+#[test]
+fn requests_are_answered_as_the_table_says_however_they_arrive() {
+    requests_of(Setting::Usual);
+}
+
+#[test]
+fn requests_within_tight_bounds_are_answered_as_the_table_says() {
+    requests_of(Setting::Tight);
+}
+
+#[test]
+fn requests_of_trusted_proxies_are_answered_as_the_table_says() {
+    requests_of(Setting::Trusting);
+}
+
+fn check_answer(bench: &mut Bench, row: &AnswerRow) -> Result<(), String> {
+    for way in Way::all(&row.bytes) {
+        let told = |why: String| shown(row.section, &row.bytes, &way.to_string(), &why);
+        answers::exchange(bench, row, way).map_err(told)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn answers_reach_the_client_as_the_table_says_however_they_arrive() {
+    let rows = responses::rows();
+    let count = rows.len();
+    none(&on_benches(rows, || Bench::of(Setting::Usual), check_answer), count);
+}
+
+#[test]
+fn the_parsers_alone_say_the_same_at_every_prefix() {
+    let rows = request_rows();
+    let told = |row: &Row| {
+        let checked = pure::check(row);
+        checked.err().map(|why| shown(row.section, &row.bytes, "on the parsers alone", &why))
+    };
+    none(&rows.iter().filter_map(told).collect::<Vec<_>>(), rows.len());
+}
+
+#[test]
+fn every_row_is_another() {
+    let rows = request_rows();
+    let mut known = BTreeSet::new();
+    let twice = rows.iter().filter(|row| !known.insert((&row.bytes, row.setting as u8, row.ends)));
+    let twice: Vec<String> =
+        twice.map(|row| shown(row.section, &row.bytes, "as a row", "stands there twice")).collect();
+    none(&twice, rows.len());
+    println!("{} request rows, {} response rows", rows.len(), responses::rows().len());
+}
