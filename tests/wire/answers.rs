@@ -89,6 +89,22 @@ impl AnswerRow {
         AnswerRow { behind, ..self }
     }
 
+    fn is_to_head(&self) -> bool {
+        self.asks.starts_with("HEAD ")
+    }
+
+    /// Where the final answer ends; what is malformed has no end.
+    fn answer_end(&self) -> usize {
+        let mut at = 0;
+        while let Ok(Some((answer, used))) = Answer::read(&self.bytes[at..], self.is_to_head(), false) {
+            at += used;
+            if answer.status >= 200 {
+                return at;
+            }
+        }
+        self.bytes.len()
+    }
+
     /// The backend's connection carries no other request.
     pub fn not_kept(self) -> AnswerRow {
         AnswerRow { is_kept: false, ..self }
@@ -122,7 +138,7 @@ pub fn exchange(bench: &mut Bench, row: &AnswerRow, way: Way) -> Result<(), Stri
     is_nothing(&bench.recorder.take(), "before the row was sent")?;
     let mut client = bench.connect();
     bench.recorder.answers = false;
-    bench.feed(&mut client, &[row.asks.as_bytes()])?;
+    bench.feed(&mut client, &[row.asks.as_bytes()], 0)?;
     bench.wait("the backend has the request", |recorder, _| Ok(!recorder.requests.is_empty()))?;
     let on = bench.recorder.take().0[0].on;
     answer(bench, row, way, on)?;
@@ -147,7 +163,7 @@ pub fn exchange(bench: &mut Bench, row: &AnswerRow, way: Way) -> Result<(), Stri
 fn answer(bench: &mut Bench, row: &AnswerRow, way: Way, on: usize) -> Result<(), String> {
     let link = bench.recorder.link(on).ok_or("the gateway has left before it was answered")?;
     let mut stream = link.stream.try_clone().unwrap();
-    bench.feed(&mut stream, &way.pieces(&row.bytes))?;
+    bench.feed(&mut stream, &way.pieces(&row.bytes), row.answer_end())?;
     match row.behind {
         Behind::Nothing => {}
         // A gateway that has refused the answer may have gone before.
@@ -170,7 +186,6 @@ fn read(bench: &mut Bench, row: &AnswerRow, client: &mut TcpStream) -> Result<Go
     let mut bytes = Vec::new();
     let mut at = 0;
     let mut interims = Vec::new();
-    let to_head = row.asks.starts_with("HEAD ");
     let mut found: Option<(Answer, Option<Option<ErrorKind>>)> = None;
     let waited = bench.wait("the client has an answer", |_, _| {
         let end = match receive(client, &mut bytes) {
@@ -178,7 +193,7 @@ fn read(bench: &mut Bench, row: &AnswerRow, client: &mut TcpStream) -> Result<Go
             Ok(true) => Some(None),
             Err(kind) => Some(Some(kind)),
         };
-        while let Some((answer, used)) = Answer::read(&bytes[at..], to_head, end.is_some())? {
+        while let Some((answer, used)) = Answer::read(&bytes[at..], row.is_to_head(), end.is_some())? {
             let closes = answer.field("Connection") == Some("close") && end.is_none();
             if answer.status >= 200 && closes {
                 return Ok(false);
@@ -218,7 +233,8 @@ fn check(row: &AnswerRow, got: &Got) -> Result<(), String> {
             last.head.line == *line && same_fields && last.body.data == *body && last.body.done && !was_reset
         }
         Gets::BadGateway => {
-            let is_502 = last.status == 502 && last.is_problem("upstream") && last.body.done;
+            let is_told = row.is_to_head() || last.is_problem("upstream");
+            let is_502 = last.status == 502 && is_told && last.body.done;
             is_502 && last.field("Connection") == Some("close") && got.end == Some(None)
         }
         Gets::Cut { status, body } => {

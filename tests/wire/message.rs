@@ -47,7 +47,7 @@ impl Head {
         let text = latin(&bytes[..end]);
         let mut lines = text.split("\r\n");
         let line = lines.next().unwrap_or_default().to_string();
-        if line.contains(|c: char| c.is_ascii_control()) {
+        if line.contains(|c: char| c.is_ascii_control() && c != '\t') {
             return Err(format!("a start line with controls: {line:?}"));
         }
         Ok(Some(Head { line, fields: lines.map(field).collect::<Result<_, _>>()?, len: end + 4 }))

@@ -128,7 +128,7 @@ fn read(bytes: &[u8], on: usize) -> Result<Option<(Seen, usize)>, String> {
     let Some(head) = Head::read(bytes)? else { return Ok(None) };
     let words: Vec<&str> = head.line.split(' ').collect();
     let [method, target, "HTTP/1.1"] = words[..] else { return Err("a malformed request line".into()) };
-    if method.is_empty() || !(target.starts_with('/') || target == "*") {
+    if method.is_empty() || head.line.contains('\t') || !(target.starts_with('/') || target == "*") {
         return Err("a malformed method or target".into());
     }
     if head.values("Host").len() != 1 {

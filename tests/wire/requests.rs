@@ -112,17 +112,20 @@ impl Bench {
         }
     }
 
-    /// Writes the pieces, each once the one before it has been taken.
-    pub fn feed(&mut self, client: &mut TcpStream, pieces: &[&[u8]]) -> Result<(), String> {
+    /// Writes the pieces, each once the one before it has been taken. Behind the first `wanted` bytes the gateway may
+    /// have no reason to read on.
+    pub fn feed(&mut self, client: &mut TcpStream, pieces: &[&[u8]], wanted: usize) -> Result<(), String> {
         let (ours, theirs) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
-        for (number, piece) in pieces.iter().enumerate() {
-            if number > 0 {
+        let mut written = 0;
+        for piece in pieces {
+            if (1..=wanted).contains(&written) {
                 self.wait("the gateway has read a piece", |_, queues| Ok(queues.unread(theirs, ours) == 0))?;
             }
             if client.write_all(piece).is_err() {
                 // It was refused before this.
                 return Ok(());
             }
+            written += piece.len();
         }
         Ok(())
     }
@@ -163,7 +166,7 @@ impl Bench {
         is_nothing(&self.recorder.take(), "before the row was sent")?;
         let mut client = self.connect();
         let feed = row.feed();
-        self.feed(&mut client, &way.pieces(&feed))?;
+        self.feed(&mut client, &way.pieces(&feed), feed.len())?;
         if row.ends {
             // It may have been closed already.
             let _ = client.shutdown(Shutdown::Write);
