@@ -1,5 +1,5 @@
 //! The wire as a table: raw bytes, the answer to them, and what the backend saw, with the section that says so. Every
-//! row is fed in one piece, byte by byte and cut at every byte, and means the same in all these ways.
+//! row is fed in one piece, byte by byte and cut in two at its bytes, and means the same in all these ways.
 
 /// Strict reading of messages at both ends.
 mod message;
@@ -50,6 +50,7 @@ use crate::wire::requests::Bench;
 use crate::wire::row::{Row, Setting};
 use std::collections::BTreeSet;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Gateways with a backend each, at the same time.
 const BENCHES: usize = 6;
@@ -75,21 +76,21 @@ fn none(faults: &[String], rows: usize) {
 }
 
 /// Runs `check` on every item over several threads, each with a bench of its own; gives what it finds wrong.
-fn on_benches<T: Send>(
-    items: Vec<T>,
+fn on_benches<T: Sync>(
+    items: &[T],
     bench: impl Fn() -> Bench + Sync,
     check: impl Fn(&mut Bench, &T) -> Result<(), String> + Sync,
 ) -> Vec<String> {
     let threads = BENCHES.min(items.len());
-    let left = Mutex::new(items);
+    let next = AtomicUsize::new(0);
     let faults = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 let mut own = bench();
                 loop {
-                    let Some(item) = left.lock().unwrap().pop() else { return };
-                    if let Err(why) = check(&mut own, &item) {
+                    let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
+                    if let Err(why) = check(&mut own, item) {
                         faults.lock().unwrap().push(why);
                         // A fault may have left something behind.
                         own = bench();
@@ -101,9 +102,24 @@ fn on_benches<T: Send>(
     faults.into_inner().unwrap()
 }
 
-fn check_request(bench: &mut Bench, row: &Row) -> Result<(), String> {
+/// A row, and the ways in which it is fed.
+struct Plan<T> {
+    row: T,
+    ways: Vec<Way>,
+}
+
+fn plans<T>(rows: Vec<T>, bytes: impl Fn(&T) -> &[u8]) -> Vec<Plan<T>> {
+    let ways = |number: usize| {
+        let before = number.checked_sub(1).map_or(b"".as_slice(), |before| bytes(&rows[before]));
+        Way::all(bytes(&rows[number]), before, number)
+    };
+    let ways: Vec<Vec<Way>> = (0..rows.len()).map(ways).collect();
+    rows.into_iter().zip(ways).map(|(row, ways)| Plan { row, ways }).collect()
+}
+
+fn check_request(bench: &mut Bench, Plan { row, ways }: &Plan<Row>) -> Result<(), String> {
     let mut model = None;
-    for way in Way::all(&row.bytes) {
+    for &way in ways {
         let told = |why: String| shown(row.section, &row.bytes, &way.to_string(), &why);
         bench.exchange(row, way, &mut model).map_err(told)?;
     }
@@ -112,8 +128,8 @@ fn check_request(bench: &mut Bench, row: &Row) -> Result<(), String> {
 
 fn requests_of(setting: Setting) {
     let rows: Vec<Row> = request_rows().into_iter().filter(|row| row.setting == setting).collect();
-    let count = rows.len();
-    none(&on_benches(rows, || Bench::of(setting), check_request), count);
+    let plans = plans(rows, |row| &row.bytes);
+    none(&on_benches(&plans, || Bench::of(setting), check_request), plans.len());
 }
 
 #[test]
@@ -131,8 +147,8 @@ fn requests_of_trusted_proxies_are_answered_as_the_table_says() {
     requests_of(Setting::Trusting);
 }
 
-fn check_answer(bench: &mut Bench, row: &AnswerRow) -> Result<(), String> {
-    for way in Way::all(&row.bytes) {
+fn check_answer(bench: &mut Bench, Plan { row, ways }: &Plan<AnswerRow>) -> Result<(), String> {
+    for &way in ways {
         let told = |why: String| shown(row.section, &row.bytes, &way.to_string(), &why);
         answers::exchange(bench, row, way).map_err(told)?;
     }
@@ -141,9 +157,8 @@ fn check_answer(bench: &mut Bench, row: &AnswerRow) -> Result<(), String> {
 
 #[test]
 fn answers_reach_the_client_as_the_table_says_however_they_arrive() {
-    let rows = responses::rows();
-    let count = rows.len();
-    none(&on_benches(rows, || Bench::of(Setting::Usual), check_answer), count);
+    let plans = plans(responses::rows(), |row| &row.bytes);
+    none(&on_benches(&plans, || Bench::of(Setting::Usual), check_answer), plans.len());
 }
 
 #[test]

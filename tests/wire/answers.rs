@@ -49,6 +49,11 @@ pub const ASK: &str = "GET /asked HTTP/1.1\r\nHost: h\r\n\r\n";
 pub const ASK_HEAD: &str = "HEAD /asked HTTP/1.1\r\nHost: h\r\n\r\n";
 pub const ASK_OLD: &str = "GET /asked HTTP/1.0\r\nHost: h\r\n\r\n";
 pub const ASK_POST: &str = "POST /asked HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi";
+pub const ASK_GET_BODY: &str = "GET /asked HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi";
+pub const ASK_DELETE_BODY: &str =
+    "DELETE /asked HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n";
+pub const ASK_EXPECTING: &str =
+    "POST /asked HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nhi";
 pub const ASK_UPGRADE: &str = "GET /asked HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
 
 /// Asked when the answer is over.
@@ -188,11 +193,15 @@ fn read(bench: &mut Bench, row: &AnswerRow, client: &mut TcpStream) -> Result<Go
     let mut interims = Vec::new();
     let mut found: Option<(Answer, Option<Option<ErrorKind>>)> = None;
     let waited = bench.wait("the client has an answer", |_, _| {
+        let before = bytes.len();
         let end = match receive(client, &mut bytes) {
             Ok(false) => None,
             Ok(true) => Some(None),
             Err(kind) => Some(Some(kind)),
         };
+        if bytes.len() == before && end.is_none() {
+            return Ok(false);
+        }
         while let Some((answer, used)) = Answer::read(&bytes[at..], row.is_to_head(), end.is_some())? {
             let closes = answer.field("Connection") == Some("close") && end.is_none();
             if answer.status >= 200 && closes {

@@ -205,6 +205,7 @@ fn trailers() -> Vec<Row> {
             &["X-A: b"],
         ),
         dropped("Host: evil"),
+        dropped("content_length: 5\r\nTransfer_Encoding: chunked\r\nA_b: c"),
         dropped("Transfer-Encoding: chunked"),
         dropped("Connection: close, X-Sum"),
         dropped("Trailer: X-Sum"),

@@ -29,17 +29,26 @@ impl fmt::Display for Way {
 /// Beyond this, single bytes become runs of this many: what is so long is filler.
 const SINGLE_MAX: usize = 4096;
 
-/// Equal bytes in a row, from which on a cut among them is like the cut beside it.
-const FILLER: usize = 24;
+/// Of what a row begins and ends with, every byte is cut at; the filler between them so many times.
+const BEGINNING: usize = 256;
+const END: usize = 128;
+const FILLER_CUTS: usize = 64;
+
+/// Of the bytes that two neighbouring rows begin with, each is cut at every so many: up to such a cut the gateway has
+/// read what it had read of the other row, and the rows of a group take turns with the cuts.
+const SHARED_STEP: usize = 4;
 
 impl Way {
-    /// All ways for these bytes, a cut behind the last one included.
-    pub fn all(bytes: &[u8]) -> Vec<Way> {
-        let is_filler = |at: usize| {
-            let near = bytes.get(at.saturating_sub(FILLER / 2)..at + FILLER / 2);
-            near.is_some_and(|near| near.iter().all(|byte| *byte == near[0]))
+    /// The ways to feed these bytes, a cut behind the last one included. `before` is the row before this, `number` is
+    /// the place of this row.
+    pub fn all(bytes: &[u8], before: &[u8], number: usize) -> Vec<Way> {
+        let shared = bytes.iter().zip(before).take_while(|(a, b)| a == b).count();
+        let is_due = |at: &usize| match *at {
+            at if at < shared => (at + number).is_multiple_of(SHARED_STEP),
+            at if at <= BEGINNING || at + END >= bytes.len() => true,
+            at => at.is_multiple_of(bytes.len() / FILLER_CUTS),
         };
-        let cuts = (1..=bytes.len()).filter(|at| !is_filler(*at)).map(Way::CutAt);
+        let cuts = (1..=bytes.len()).filter(is_due).map(Way::CutAt);
         [Way::Whole, Way::ByteByByte].into_iter().chain(cuts).collect()
     }
 

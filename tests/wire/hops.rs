@@ -86,6 +86,9 @@ fn forwarded() -> Vec<Row> {
         goes("x-forwarded-for: 192.0.2.1\r\nX-FORWARDED-FOR: 192.0.2.2", &[]),
         goes("X-Forwarded-For: 127.0.0.1, \r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: evil", &[]),
         goes("Forwarded: for=192.0.2.1;host=evil\r\nX-Real-IP: 192.0.2.1", &[]),
+        goes("X-Forwarded-Port: 1\r\nX-Forwarded-Server: evil\r\nX-Forwarded-Prefix: /evil", &[]),
+        goes("X_Forwarded_For: 192.0.2.1\r\nX-Forwarded_Host: evil\r\nx_real_ip: 192.0.2.1\r\nA_B: c", &["A_B: c"]),
+        goes("X_Request_Id: evil\r\nX_API_KEY: evil\r\nHTTP2_Settings: x", &[]),
         goes("X-Forwarded-Host:\r\nX-Forwarded-Host: a\r\nX-Forwarded-Host: b", &[]),
         kept("RFC 9110 7.6.3", "Via: 1.0 front", &["Via: 1.0 front", "Via: 1.1 rateguard"]),
         kept(
@@ -245,6 +248,8 @@ fn upgrade() -> Vec<Row> {
         h2c("Connection: HTTP2-Settings, Upgrade\r\nUpgrade: H2C"),
         h2c("Connection: Upgrade\r\nConnection: http2-settings\r\nUpgrade: h2, h2c, HTTP/2.0"),
         h2c("Connection: HTTP2-Settings\r\nUpgrade: h2c"),
+        h2c("Connection: Upgrade\r\nUpgrade: h2c"),
+        h2c("X: y\r\nConnection: X"),
         stops("RFC 2817 (TLS is not ours to pass)", "Connection: Upgrade\r\nUpgrade: TLS/1.0"),
         stops("RFC 9110 7.8 (HTTP is no other protocol)", "Connection: Upgrade\r\nUpgrade: HTTP/2.0, HTTP/1.1"),
         stops("RFC 9110 7.8 (not named by Connection)", "Upgrade: websocket"),

@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// How often both ends are looked at.
-const LOOK_EVERY: Duration = Duration::from_micros(40);
+const LOOK_EVERY: Duration = Duration::from_micros(60);
 
 /// What came out of an exchange at both ends, to the byte.
 pub struct Outcome {

@@ -1,6 +1,9 @@
 //! What backends send, and what a client gets of it.
 
-use super::answers::{ASK_HEAD, ASK_OLD, ASK_POST, ASK_UPGRADE, AnswerRow, Behind, Gets, bad, cut, whole};
+use super::answers::{
+    ASK_DELETE_BODY, ASK_EXPECTING, ASK_GET_BODY, ASK_HEAD, ASK_OLD, ASK_POST, ASK_UPGRADE, AnswerRow, Behind, Gets,
+    bad, cut, whole,
+};
 
 pub fn rows() -> Vec<AnswerRow> {
     [
@@ -113,6 +116,10 @@ fn fields() -> Vec<AnswerRow> {
             "WWW-Authenticate: Basic\r\nServer: x",
             &["WWW-Authenticate: Basic", "Server: x"],
         ),
+        of("CL.0 (a body with a GET may be left unread)", "X: y", &["X: y"]).asking(ASK_GET_BODY).not_kept(),
+        of("CL.0 (and with a DELETE)", "X: y", &["X: y"]).asking(ASK_DELETE_BODY).not_kept(),
+        of("RFC 9110 10.1.1 (answered without the body)", "X: y", &["X: y"]).asking(ASK_EXPECTING).not_kept(),
+        of("RFC 9110 9.3.3 (a POST is read)", "X: y", &["X: y"]).asking(ASK_POST),
         of("RFC 9110 8.4 (a coding of the content)", "Content-Encoding: gzip", &["Content-Encoding: gzip"]),
     ]
 }
@@ -481,6 +488,12 @@ fn interims() -> Vec<AnswerRow> {
     let switching = |lines: &str| format!("HTTP/1.1 101 Switching Protocols\r\n{lines}\r\n");
     let mut rows = vec![
         of("RFC 9110 15.2", format!("{hints}{last}"), &[hint]),
+        of(
+            "RFC 9110 10.1.1 (the body was asked for)",
+            format!("HTTP/1.1 100 Continue\r\n\r\n{last}"),
+            &["HTTP/1.1 100 Continue"],
+        )
+        .asking(ASK_EXPECTING),
         of("RFC 9110 15.2 (two)", format!("{hints}{hints}{last}"), &[hint, hint]),
         of(
             "RFC 9110 15.2 (100 that nobody asked for)",
