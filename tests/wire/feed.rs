@@ -34,9 +34,9 @@ const BEGINNING: usize = 256;
 const END: usize = 128;
 const FILLER_CUTS: usize = 64;
 
-/// Of the bytes that two neighbouring rows begin with, each is cut at every so many: up to such a cut the gateway has
-/// read what it had read of the other row, and the rows of a group take turns with the cuts.
-const SHARED_STEP: usize = 4;
+/// Among the bytes that a row begins with like the row before it, only every so many are cut at: up to such a cut the
+/// gateway has read what it had read of the other row. Rows take turns, so that all these cuts are made too.
+const SHARED_STEP: usize = 6;
 
 impl Way {
     /// The ways to feed these bytes, a cut behind the last one included. `before` is the row before this, `number` is
@@ -44,9 +44,8 @@ impl Way {
     pub fn all(bytes: &[u8], before: &[u8], number: usize) -> Vec<Way> {
         let shared = bytes.iter().zip(before).take_while(|(a, b)| a == b).count();
         let is_due = |at: &usize| match *at {
-            at if at < shared => (at + number).is_multiple_of(SHARED_STEP),
-            at if at <= BEGINNING || at + END >= bytes.len() => true,
-            at => at.is_multiple_of(bytes.len() / FILLER_CUTS),
+            at if at > BEGINNING && at + END < bytes.len() => at.is_multiple_of(bytes.len() / FILLER_CUTS),
+            at => at >= shared || (at + number).is_multiple_of(SHARED_STEP),
         };
         let cuts = (1..=bytes.len()).filter(is_due).map(Way::CutAt);
         [Way::Whole, Way::ByteByByte].into_iter().chain(cuts).collect()

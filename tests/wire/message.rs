@@ -149,7 +149,7 @@ pub fn name_of(line: &str) -> &str {
 }
 
 pub fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack.windows(needle.len()).position(|window| window == needle)
+    memchr::memchr_iter(needle[0], haystack).find(|at| haystack[*at..].starts_with(needle))
 }
 
 /// An answer as the client got it.
