@@ -51,7 +51,7 @@ fn sizes() -> Vec<Row> {
                 "\"5\"\r\nhello\r\n0\r\n\r\n",
                 "\u{ff}\r\nhello\r\n0\r\n\r\n",
                 "5\0\r\nhello\r\n0\r\n\r\n",
-                "\05\r\nhello\r\n0\r\n\r\n",
+                "\u{0}5\r\nhello\r\n0\r\n\r\n",
                 "-0\r\n\r\n",
             ],
         ),
@@ -178,6 +178,11 @@ fn extensions() -> Vec<Row> {
                 "5 a=b\r\nhello\r\n0\r\n\r\n",
                 "5 ;a=b\r\nhello\r\n0\r\n\r\n",
             ],
+        ),
+        both_places(
+            "RFC 9112 7.1.1 (a quote that does not end with its line)",
+            400,
+            &["5;a=\"\r\nhello\r\n0\r\n\r\n", "5;a=\"b\r\nhello\r\n0;\"\r\n\r\n"],
         ),
         broken("RFC 9112 7.1.1 (extensions are bounded)", 400, [chunks(&long)]),
     ]

@@ -4,7 +4,8 @@
 use rustix::fd::OwnedFd;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, netlink, recv, send, socket};
 use std::fmt;
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 
 /// How bytes are cut into writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,23 +105,16 @@ impl Queues {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io::{Read, Write};
-    use std::net::{TcpListener, TcpStream};
-
-    #[test]
-    fn what_waits_unread_is_counted() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut writer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (mut reader, _) = listener.accept().unwrap();
-        let (from, to) = (writer.local_addr().unwrap(), reader.local_addr().unwrap());
-        let queues = Queues::new();
-        assert_eq!(queues.unread(to, from), 0);
-        writer.write_all(b"seven!!").unwrap();
-        assert_eq!(queues.unread(to, from), 7);
-        reader.read_exact(&mut [0; 7]).unwrap();
-        assert_eq!(queues.unread(to, from), 0);
-    }
+#[test]
+fn what_waits_unread_is_counted() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut writer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (mut reader, _) = listener.accept().unwrap();
+    let (from, to) = (writer.local_addr().unwrap(), reader.local_addr().unwrap());
+    let queues = Queues::new();
+    assert_eq!(queues.unread(to, from), 0);
+    writer.write_all(b"seven!!").unwrap();
+    assert_eq!(queues.unread(to, from), 7);
+    reader.read_exact(&mut [0; 7]).unwrap();
+    assert_eq!(queues.unread(to, from), 0);
 }

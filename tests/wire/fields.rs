@@ -26,6 +26,11 @@ fn good() -> Vec<Row> {
         same("RFC 9110 8.4 (a coding of the content is the backend's)", &["Accept-Encoding: gzip", "Accept: */*"]),
         served("RFC 9110 5.1 (names have no case)", "GET / HTTP/1.1\r\nhOST: h\r\n\r\n", [got(&[])]),
         same("RFC 9110 14.2 (ranges are the backend's)", &["Range: bytes=0-1,5-", "If-Range: \"x\""]),
+        same(
+            "CVE-2021-40346 (a name longer than a byte can count)",
+            &[&format!("Content-Length0{}: 5", "a".repeat(255))],
+        ),
+        same("Sec-WebSocket-Key1 (no body follows)", &["Sec-WebSocket-Key1: 12345678"]),
     ]
     .concat()
 }

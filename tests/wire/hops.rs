@@ -153,6 +153,7 @@ fn expect() -> Vec<Row> {
         )
         .old()
         .closing(),
+        kept("RFC 9110 10.1.1 (without a body)", "Expect: 100-continue", &["Expect: 100-continue"]),
         served(
             "Expect-based desync (the request behind the body)",
             format!("{}GET /b HTTP/1.1\r\nHost: h\r\n\r\n", expecting("Expect: 100-continue")),
@@ -244,6 +245,7 @@ fn upgrade() -> Vec<Row> {
         passes("connection: keep-alive, upgrade\r\nupgrade: websocket", &ws),
         passes(&format!("Connection: Upgrade\r\nUpgrade: websocket\r\n{key}"), &[ws[0], ws[1], key]),
         passes("Connection: Upgrade\r\nUpgrade: h2c, websocket", &ws),
+        passes("Connection: Upgrade\r\nUpgrade: h2c\r\nUpgrade: websocket", &ws),
         h2c("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c"),
         h2c("Connection: HTTP2-Settings, Upgrade\r\nUpgrade: H2C"),
         h2c("Connection: Upgrade\r\nConnection: http2-settings\r\nUpgrade: h2, h2c, HTTP/2.0"),

@@ -1,9 +1,9 @@
 //! Several requests on one connection: each is answered in its turn, and nothing behind a refusal is.
 
-use super::row::{Reply, Row, Rows, Saw, chunked, chunks, get, got, post, posted, replies, saw, served};
+use super::row::{Reply, Row, Rows, Saw, chunked, chunks, get, got, post, posted, refused, replies, saw, served};
 
 pub fn rows() -> Vec<Row> {
-    [pairs(), refusals(), tunnels()].concat()
+    [pairs(), refusals(), to_heads(), tunnels()].concat()
 }
 
 fn at(line: &'static str) -> Saw {
@@ -77,6 +77,26 @@ fn refusals() -> Vec<Row> {
         then(chunks("0\r\n\r\n"), chunked(""), "0\r\n\r\n", 400),
         then(chunks("2\r\nhi\r\n0\r\n\r\n"), chunked("hi"), "\r\n\r\n", 400),
         then(post("Content-Length: 0", ""), posted(""), "hello\r\n\r\n", 400),
+    ]
+    .concat()
+}
+
+fn to_heads() -> Vec<Row> {
+    let head = |fields: &str| format!("HEAD / HTTP/1.1\r\n{fields}\r\n\r\n");
+    let section = "RFC 9110 9.3.2 (no content to a HEAD, refused or not)";
+    [
+        refused(section, 417, [head("Host: h\r\nExpect: x")]),
+        refused(
+            section,
+            400,
+            [
+                head("Host: h\r\nHost: h"),
+                head("X: y"),
+                head("Host: h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked"),
+            ],
+        ),
+        refused(section, 501, [head("Host: h\r\nTransfer-Encoding: gzip")]),
+        refused(section, 413, [head("Host: h\r\nContent-Length: 17")]).tight().past_the_parsers(),
     ]
     .concat()
 }

@@ -64,6 +64,25 @@ fn decode(bytes: &[u8], framing: Framing) -> Result<Option<(Vec<u8>, usize)>, Re
     Ok(decoder.is_done().then_some((data, used)))
 }
 
+/// The length of the shortest beginning that is refused, where the parsers refuse the row.
+pub fn faulty_from(row: &Row) -> Option<usize> {
+    let feed = row.feed();
+    let is_refused = |end: usize| read(&feed[..end], row.setting).refused.is_some();
+    // What is refused stays refused, so halving finds it.
+    let (mut taken, mut faulty) = (0, feed.len());
+    if !is_refused(faulty) {
+        return None;
+    }
+    while faulty - taken > 1 {
+        let middle = usize::midpoint(taken, faulty);
+        match is_refused(middle) {
+            true => faulty = middle,
+            false => taken = middle,
+        }
+    }
+    Some(faulty)
+}
+
 /// What the parsers make of the row as a whole, and that no prefix of it makes them think otherwise.
 pub fn check(row: &Row) -> Result<(), String> {
     let feed = row.feed();

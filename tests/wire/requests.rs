@@ -2,6 +2,7 @@
 
 use super::feed::{Queues, Way};
 use super::message::{Answer, Head, find, latin, sorted};
+use super::pure;
 use super::recorder::{Recorder, Seen, answers, receive};
 use super::row::{Reply, Row, SECOND, Saw, Setting};
 use crate::support::PATIENCE;
@@ -181,7 +182,8 @@ impl Bench {
 /// Compares an outcome with the row; gives what must be the same in every way.
 fn check(row: &Row, way: Way, Outcome { got, seen, begun }: &Outcome) -> Result<String, String> {
     check_backend(row, way, seen, begun)?;
-    let answers = answers(got, |number| seen.get(number).is_some_and(|seen| seen.head.line.starts_with("HEAD ")))?;
+    let is_head = |number: usize| seen.get(number).is_some_and(|seen| seen.head.line.starts_with("HEAD "));
+    let answers = answers(got, |number| is_head(number) || row.is_to_head())?;
     check_answers(row, seen, &answers).map_err(|why| format!("{why}\n  the client got {:?}", latin(got)))?;
     Ok(answers.iter().map(Answer::essence).collect::<Vec<_>>().join("\n"))
 }
@@ -197,15 +199,16 @@ pub fn is_nothing((seen, begun): &(Vec<Seen>, Vec<Vec<u8>>), when: &str) -> Resu
 const ONE_READ_MAX: usize = 2000;
 
 /// Whether the backend may have seen the beginning of a request: its head, and a body without an end. Only where the
-/// fault is in the body, and only where the gateway had the whole head before it had the fault.
+/// fault is in the body, and only where the gateway had the whole head before it had the byte that is wrong. Where the
+/// client ends its side, the end is what is wrong.
 fn may_begin(row: &Row, way: Way) -> bool {
     let head_end = find(&row.bytes, b"\r\n\r\n").map_or(usize::MAX, |at| at + 4);
-    let came_first = match way {
-        Way::Whole => row.ends,
+    let has_head_first = match way {
+        Way::Whole => false,
         Way::ByteByByte => true,
-        Way::CutAt(at) => row.ends || at >= head_end,
+        Way::CutAt(at) => at >= head_end && pure::faulty_from(row).is_none_or(|faulty| at < faulty),
     };
-    row.in_body && (came_first || row.bytes.len() > ONE_READ_MAX)
+    row.in_body && (has_head_first || row.ends || row.bytes.len() > ONE_READ_MAX)
 }
 
 fn check_backend(row: &Row, way: Way, seen: &[Seen], begun: &[Vec<u8>]) -> Result<(), String> {
@@ -260,10 +263,12 @@ fn check_answers(row: &Row, seen: &[Seen], answers: &[Answer]) -> Result<(), Str
         let is_last = row.closes && number + 1 == row.replies.len();
         let is_right = match reply {
             Reply::Of(saw) => is_backend_s(answer, targets.next(), saw.line.starts_with("HEAD ")),
-            Reply::Own(status) => answer.status == *status && answer.field("Connection") != Some("close"),
-            Reply::Refusal(status) => answer.status == *status && is_refusal(answer),
+            Reply::Own(status) => answer.status == *status && is_own(answer),
+            Reply::Refusal(status) => answer.status == *status && is_refusal(answer, row.is_to_head()),
         };
-        let is_version = answer.head.line.starts_with(version) || matches!(reply, Reply::Refusal(_));
+        // What is malformed may have no version that could be told.
+        let has_version = row.is_old || !matches!(reply, Reply::Refusal(_));
+        let is_version = answer.head.line.starts_with(version) || !has_version;
         let is_end = !is_last || row.ends || answer.field("Connection") == Some("close");
         if !(is_right && is_version && is_end) {
             return Err(format!("answer number {} is to be {reply:?}, {version}, last: {is_last}", number + 1));
@@ -285,6 +290,12 @@ fn is_backend_s(answer: &Answer, target: Option<&str>, to_head: bool) -> bool {
     answer.status == 200 && answer.body.done && (to_head || Some(answer.body.data.as_str()) == target)
 }
 
-fn is_refusal(answer: &Answer) -> bool {
-    answer.field("Connection") == Some("close") && answer.body.done && answer.is_problem("client")
+fn is_own(answer: &Answer) -> bool {
+    let says_what_is_allowed = answer.field("Allow").is_some_and(|methods| !methods.is_empty());
+    answer.field("Connection") != Some("close") && (answer.status != 405 || says_what_is_allowed)
+}
+
+fn is_refusal(answer: &Answer, to_head: bool) -> bool {
+    let says_why = to_head || answer.is_problem("client");
+    answer.field("Connection") == Some("close") && answer.body.done && says_why
 }

@@ -120,6 +120,8 @@ fn fields() -> Vec<AnswerRow> {
         of("CL.0 (and with a DELETE)", "X: y", &["X: y"]).asking(ASK_DELETE_BODY).not_kept(),
         of("RFC 9110 10.1.1 (answered without the body)", "X: y", &["X: y"]).asking(ASK_EXPECTING).not_kept(),
         of("RFC 9110 9.3.3 (a POST is read)", "X: y", &["X: y"]).asking(ASK_POST),
+        of("RFC 9110 6.6.2 (no trailers, no Trailer)", "Trailer: X-Sum", &[]),
+        of("RFC 9110 6.6.1 (no Date, so ours)", "X: y", &["X: y", "Date: *"]),
         of("RFC 9110 8.4 (a coding of the content)", "Content-Encoding: gzip", &["Content-Encoding: gzip"]),
     ]
 }
@@ -127,7 +129,17 @@ fn fields() -> Vec<AnswerRow> {
 fn bodiless() -> Vec<AnswerRow> {
     let not_modified = "HTTP/1.1 304 Not Modified";
     let empty = "HTTP/1.1 204 No Content";
+    let reset = "HTTP/1.1 205 Reset Content";
     vec![
+        whole(
+            "RFC 9110 15.3.6 (205 with a body nonetheless)",
+            format!("{reset}\r\n{TWO}\r\n\r\nok"),
+            reset,
+            &[TWO],
+            "ok",
+        ),
+        whole("RFC 9112 6.3 (304 and a coding)", format!("{not_modified}\r\n{CHUNKED}\r\n\r\n"), not_modified, &[], ""),
+        whole("RFC 9112 6.3 (204 and a coding)", format!("{empty}\r\n{CHUNKED}\r\n\r\n"), empty, &[], ""),
         whole("RFC 9112 6.3 (HEAD)", ok("Content-Length: 5", ""), OK, &["Content-Length: 5"], "").asking(ASK_HEAD),
         whole("RFC 9112 6.3 (HEAD and chunks)", ok(CHUNKED, ""), OK, &[], "").asking(ASK_HEAD),
         whole("RFC 9112 6.3 (HEAD, no length)", ok("X: y", ""), OK, &["X: y"], "").asking(ASK_HEAD),
@@ -568,6 +580,14 @@ fn old() -> Vec<AnswerRow> {
             .behind(Behind::End)
             .not_kept(),
         whole("RFC 9112 2.3 (a client of HTTP/1.0)", ok(TWO, "ok"), line, &[TWO, close], "ok").asking(ASK_OLD),
+        whole(
+            "RFC 9110 6.5 (nor trailers)",
+            ok(&format!("Trailer: X\r\n{CHUNKED}"), "0\r\nX: y\r\n\r\n"),
+            line,
+            &[close],
+            "",
+        )
+        .asking(ASK_OLD),
         whole("RFC 9112 7 (that knows no chunks)", ok(CHUNKED, "2\r\nok\r\n0\r\nX: y\r\n\r\n"), line, &[close], "ok")
             .asking(ASK_OLD),
         whole("RFC 9112 6.3 (that waits for the close)", ok("X: y", "ok"), line, &["X: y", close], "ok")

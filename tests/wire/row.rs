@@ -220,6 +220,11 @@ impl Row {
         !self.closes && self.refusal().is_none()
     }
 
+    /// Whether it is a HEAD that is refused.
+    pub fn is_to_head(&self) -> bool {
+        self.bytes.starts_with(b"HEAD ") && matches!(self.replies[..], [Reply::Refusal(_)])
+    }
+
     /// The bytes up to the second request.
     pub fn feed(&self) -> Vec<u8> {
         let second = if self.ends { b"".as_slice() } else { SECOND.as_bytes() };

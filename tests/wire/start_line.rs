@@ -281,6 +281,12 @@ fn old_clients() -> Vec<Row> {
         old("POST / HTTP/1.0\r\nHost: h\r\n\r\n", saw("POST / HTTP/1.1", &[via], "")).closing(),
         old("HEAD / HTTP/1.0\r\nHost: h\r\nConnection: keep-alive\r\n\r\n", saw("HEAD / HTTP/1.1", &[via], "")),
         refused(
+            "RFC 9110 10.1.1 (an expectation in HTTP/1.0)",
+            417,
+            ["GET / HTTP/1.0\r\nHost: h\r\nExpect: x\r\n\r\n"],
+        )
+        .old(),
+        refused(
             "RFC 9112 6.1 (a coding in HTTP/1.0)",
             400,
             [
@@ -288,8 +294,13 @@ fn old_clients() -> Vec<Row> {
                 "POST / HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: gzip\r\n\r\n",
                 "POST / HTTP/1.0\r\nHost: h\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
             ],
-        ),
-        refused("RFC 9112 3.2 (two Hosts in HTTP/1.0)", 400, ["GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n"]),
+        )
+        .old(),
+        refused("RFC 9110 15.5.14 (in HTTP/1.0)", 413, ["POST / HTTP/1.0\r\nHost: h\r\nContent-Length: 17\r\n\r\n"])
+            .old()
+            .tight()
+            .past_the_parsers(),
+        refused("RFC 9112 3.2 (two Hosts in HTTP/1.0)", 400, ["GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n"]).old(),
     ]
     .concat()
 }
