@@ -53,7 +53,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Gateways with a backend each, at the same time; for so many rows one more is started.
-const BENCHES: usize = 4;
+const BENCHES: usize = 3;
 const ROWS_OF_A_BENCH: usize = 16;
 
 /// Faults shown at once: one broken rule breaks many rows.

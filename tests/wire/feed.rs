@@ -37,7 +37,7 @@ const FILLER_CUTS: usize = 64;
 
 /// Among the bytes that a row begins with like the row before it, only every so many are cut at: up to such a cut the
 /// gateway has read what it had read of the other row. Rows take turns, so that all these cuts are made too.
-const SHARED_STEP: usize = 6;
+const SHARED_STEP: usize = 8;
 
 impl Way {
     /// The ways to feed these bytes, a cut behind the last one included. `before` is the row before this, `number` is

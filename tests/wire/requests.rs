@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// How often both ends are looked at.
-const LOOK_EVERY: Duration = Duration::from_micros(60);
+const LOOK_EVERY: Duration = Duration::from_micros(100);
 
 /// What came out of an exchange at both ends, to the byte.
 pub struct Outcome {
