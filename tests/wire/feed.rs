@@ -37,16 +37,19 @@ const FILLER_CUTS: usize = 64;
 
 /// Among the bytes that a row begins with like the row before it, only every so many are cut at: up to such a cut the
 /// gateway has read what it had read of the other row. Rows take turns, so that all these cuts are made too.
+/// `RATEGUARD_TEST_CUTS=all` makes them all in every row.
 const SHARED_STEP: usize = 8;
 
 impl Way {
     /// The ways to feed these bytes, a cut behind the last one included. `before` is the row before this, `number` is
     /// the place of this row.
     pub fn all(bytes: &[u8], before: &[u8], number: usize) -> Vec<Way> {
+        let shared_step =
+            if std::env::var("RATEGUARD_TEST_CUTS").is_ok_and(|cuts| cuts == "all") { 1 } else { SHARED_STEP };
         let shared = bytes.iter().zip(before).take_while(|(a, b)| a == b).count();
         let is_due = |at: &usize| match *at {
             at if at > BEGINNING && at + END < bytes.len() => at.is_multiple_of(bytes.len() / FILLER_CUTS),
-            at => at >= shared || (at + number).is_multiple_of(SHARED_STEP),
+            at => at >= shared || (at + number).is_multiple_of(shared_step),
         };
         let cuts = (1..=bytes.len()).filter(is_due).map(Way::CutAt);
         [Way::Whole, Way::ByteByByte].into_iter().chain(cuts).collect()

@@ -213,6 +213,16 @@ fn max_forwards() -> Vec<Row> {
         counted("POST", "POST / HTTP/1.1", "7", "7"),
         replies("RFC 9110 7.6.2 (no further)", asking("OPTIONS", "Max-Forwards: 0"), [Reply::Own(204)]),
         replies("RFC 9110 7.6.2 (no further)", asking("TRACE", "Max-Forwards: 0"), [Reply::Own(405)]),
+        replies(
+            "RFC 9110 7.6.2 (no further, and its body is not the next request)",
+            asking("OPTIONS", "Max-Forwards: 0\r\nContent-Length: 31") + "GET /evil HTTP/1.1\r\nHost: h\r\n\r\n",
+            [Reply::Own(204)],
+        ),
+        served(
+            "RFC 9110 7.6.2 (the server's own options)",
+            "OPTIONS * HTTP/1.1\r\nHost: h\r\nMax-Forwards: 2\r\n\r\n",
+            [saw("OPTIONS * HTTP/1.1", &["Max-Forwards: 1"], "")],
+        ),
         refused("RFC 9110 7.6.2 (1*DIGIT)", 400, bad),
     ]
     .concat()

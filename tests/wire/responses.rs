@@ -42,6 +42,13 @@ fn good() -> Vec<AnswerRow> {
         of("RFC 9112 4 (a tab in a reason)", "HTTP/1.1 200 a\tb"),
         of("RFC 9110 15 (a status nobody knows)", "HTTP/1.1 299 Strange"),
         of("RFC 9110 15 (a status nobody knows)", "HTTP/1.1 599 Strange"),
+        whole(
+            "RFC 9112 4 (obs-text in a reason)",
+            format!("{OK} \u{fc}\r\n{TWO}\r\n\r\nok"),
+            "HTTP/1.1 200 ",
+            &[TWO],
+            "ok",
+        ),
         of("RFC 9110 15.5.1", "HTTP/1.1 400 Bad Request"),
         of("RFC 9110 15.6.1", "HTTP/1.1 500 Internal Server Error"),
         of("RFC 9110 15.3.7", "HTTP/1.1 206 Partial Content"),
