@@ -6,6 +6,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+/// Connections that may wait to be accepted; `std` asks for fewer than a crowd opens at once.
+const BACKLOG: i32 = 4096;
+
 /// A listening backend. Its threads end with the connections.
 pub struct Origin {
     pub address: SocketAddr,
@@ -40,6 +43,7 @@ impl Origin {
     /// Runs `serve` in a thread of its own for each connection; it is given the connection's number from 0.
     pub fn new(serve: impl Fn(TcpStream, usize) + Send + Sync + 'static) -> Origin {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        rustix::net::listen(&listener, BACKLOG).unwrap();
         let address = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicUsize::new(0));
         let counter = connections.clone();
