@@ -33,3 +33,7 @@ mod pulse;
 /// Ten thousand connections, and what each of them costs.
 #[path = "load/crowd.rs"]
 mod crowd;
+
+/// Nothing is left of connections that end where they should not.
+#[path = "load/leaks.rs"]
+mod leaks;

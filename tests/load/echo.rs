@@ -140,7 +140,7 @@ pub fn origin(seed: u64, gathering: Arc<Gathering>) -> Origin {
     })
 }
 
-fn answer(head: &[String], body: &[u8], random: &mut fastrand::Rng) -> Vec<u8> {
+pub fn answer(head: &[String], body: &[u8], random: &mut fastrand::Rng) -> Vec<u8> {
     let number = field(head, "X-Number").unwrap_or("none");
     let mut answer = format!("HTTP/1.1 200 OK\r\nX-Number: {number}\r\n").into_bytes();
     if head[0].contains("/length") {
@@ -179,7 +179,7 @@ fn line(input: &mut impl BufRead) -> Option<String> {
 }
 
 /// The body that this head announces; `None` where it is cut.
-fn read_body(head: &[String], input: &mut impl BufRead) -> Option<Vec<u8>> {
+pub fn read_body(head: &[String], input: &mut impl BufRead) -> Option<Vec<u8>> {
     let mut body = Vec::new();
     if let Some(length) = field(head, "Content-Length") {
         body.resize(length.parse().ok()?, 0);

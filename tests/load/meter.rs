@@ -44,3 +44,8 @@ fn status(gateway: &Gateway, name: &str) -> usize {
     let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
     line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * KIB
 }
+
+/// Open descriptors.
+pub fn files(gateway: &Gateway) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", gateway.process())).unwrap().count()
+}
