@@ -28,6 +28,9 @@ mod wire;
 /// What a backend gets of a request, and a client of its response.
 mod proxying;
 
+/// Programs that people really use, each through the gateway.
+mod clients;
+
 /// Bodies: passed on byte for byte, in bounded memory, and never made to look whole when they are not.
 mod bodies;
 
