@@ -37,3 +37,7 @@ mod crowd;
 /// Nothing is left of connections that end where they should not.
 #[path = "load/leaks.rs"]
 mod leaks;
+
+/// WebSockets of a real implementation on both sides.
+#[path = "load/websockets.rs"]
+mod websockets;
