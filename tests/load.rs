@@ -41,3 +41,7 @@ mod leaks;
 /// WebSockets of a real implementation on both sides.
 #[path = "load/websockets.rs"]
 mod websockets;
+
+/// Who does not read holds its sender back.
+#[path = "load/backpressure.rs"]
+mod backpressure;
