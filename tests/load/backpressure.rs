@@ -1,7 +1,7 @@
 //! Who does not read holds its sender back: nothing piles up in the gateway, nothing is lost, and others do not notice.
 
 use crate::echo::read_head;
-use crate::meter::{KIB, MIB, alone, resident};
+use crate::meter::{KIB, MIB, PATIENT, alone, resident, until_still};
 use crate::pulse::longest_wait_since;
 use crate::support::client::{self, Client};
 use crate::support::gateway::{Gateway, config};
@@ -28,17 +28,6 @@ const PIPELINE: usize = 100_000;
 
 /// Bytes of each answer to them: together far more than any buffer holds.
 const ANSWER: usize = 1000;
-
-/// Waits until the counter stands still.
-fn until_still(counter: &AtomicUsize) {
-    let (mut last, mut still) = (usize::MAX, 0);
-    until("nothing moves any more", || {
-        let now = counter.load(Ordering::SeqCst);
-        still = if now == last { still + 1 } else { 0 };
-        last = now;
-        still == 40
-    });
-}
 
 /// Counts what passes through it.
 struct Counted<S> {
@@ -87,7 +76,7 @@ fn a_backend_that_reads_nothing_stops_the_upload() {
             write!(&stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{answer}", answer.len()).unwrap();
         }
     });
-    let gateway = Gateway::start(&config("", &[origin.address], ""));
+    let gateway = Gateway::start(&config("", &[origin.address], PATIENT));
     assert_others_are_served(&gateway);
     let before = resident(&gateway);
     let mut client = Client::connect(gateway.address);
@@ -99,8 +88,7 @@ fn a_backend_that_reads_nothing_stops_the_upload() {
         std::io::copy(&mut std::io::repeat(b'x').take(UPLOAD as u64), &mut upload).unwrap();
     });
     until("the upload has begun", || accepted.load(Ordering::SeqCst) > 0);
-    until_still(&accepted);
-    let held = accepted.load(Ordering::SeqCst);
+    let held = until_still(|| accepted.load(Ordering::SeqCst));
     let grown = resident(&gateway).saturating_sub(before);
     println!("an upload stopped after {} KiB; the gateway grew by {} KiB", held / KIB, grown / KIB);
     assert!(held < HELD_MAX, "{held} bytes were accepted, though nobody reads");
@@ -132,7 +120,7 @@ fn a_hundred_thousand_requests_in_one_go_are_answered_in_order() {
     let _alone = alone();
     let requests = Arc::new(AtomicUsize::new(0));
     let origin = numbering_origin(requests.clone());
-    let gateway = Gateway::start(&config("", &[origin.address], ""));
+    let gateway = Gateway::start(&config("", &[origin.address], PATIENT));
     assert_others_are_served(&gateway);
     let before = resident(&gateway);
     let start = Instant::now();
@@ -143,8 +131,7 @@ fn a_hundred_thousand_requests_in_one_go_are_answered_in_order() {
     let sending = std::thread::spawn(move || sink.write_all(pipeline.as_bytes()).unwrap());
     until("the first requests have come to the backend", || requests.load(Ordering::SeqCst) > 1_000);
     assert_others_are_served(&gateway);
-    until_still(&requests);
-    let held = requests.load(Ordering::SeqCst);
+    let held = until_still(|| requests.load(Ordering::SeqCst));
     let grown = resident(&gateway).saturating_sub(before);
     println!("stopped after {held} answers that nobody reads; the gateway grew by {} KiB", grown / KIB);
     assert!(held < PIPELINE / 2, "{held} requests were answered, though nobody reads");

@@ -1,7 +1,7 @@
 //! Ten thousand connections: nobody waits because of them, and each costs what it should.
 
 use crate::echo::read_head;
-use crate::meter::{KIB, MIB, allow_files, alone, resident};
+use crate::meter::{KIB, MIB, PATIENT, allow_files, alone, resident, until_still};
 use crate::pulse::longest_wait_since;
 use crate::support::client::{self, Client};
 use crate::support::gateway::{Gateway, config};
@@ -88,7 +88,7 @@ fn nobody_waits_because_of_ten_thousand_idle_connections() {
     let _alone = alone();
     allow_files((IDLE + SLOW_HEADS) as u64);
     let origin = Origin::ok();
-    let gateway = Gateway::start(&config("[server.timeouts]\nhead = \"60s\"", &[origin.address], ""));
+    let gateway = Gateway::start(&config("[server.timeouts]\nhead = \"60s\"", &[origin.address], PATIENT));
     for _ in 0..8 {
         assert_eq!(client::get(gateway.address, "/").status, 200);
     }
@@ -142,24 +142,13 @@ fn endless_origin(sent: Arc<AtomicUsize>) -> Origin {
     })
 }
 
-/// Waits until the counter stands still.
-fn until_still(counter: &AtomicUsize) {
-    let (mut last, mut still) = (usize::MAX, 0);
-    until("nothing moves any more", || {
-        let now = counter.load(Ordering::SeqCst);
-        still = if now == last { still + 1 } else { 0 };
-        last = now;
-        still == 40
-    });
-}
-
 #[test]
 fn a_slow_download_holds_no_more_than_its_buffers() {
     let _alone = alone();
     allow_files(2 * BUSY as u64);
     let sent = Arc::new(AtomicUsize::new(0));
     let origin = endless_origin(sent.clone());
-    let gateway = Gateway::start(&config("", &[origin.address], ""));
+    let gateway = Gateway::start(&config("", &[origin.address], PATIENT));
     for _ in 0..8 {
         assert_eq!(client::get(gateway.address, "/").status, 200);
     }
@@ -174,9 +163,9 @@ fn a_slow_download_holds_no_more_than_its_buffers() {
             client.read_exact(&mut piece).unwrap();
         }
     }
-    until_still(&sent);
+    let on_the_way = until_still(|| sent.load(Ordering::SeqCst));
     let cost = resident(&gateway).saturating_sub(before) / BUSY;
-    println!("{BUSY} downloads, {} MiB on the way: {} KiB each", sent.load(Ordering::SeqCst) / MIB, cost / KIB);
+    println!("{BUSY} downloads, {} MiB on the way: {} KiB each", on_the_way / MIB, cost / KIB);
     assert!(cost < BUSY_COST_MAX, "a download holds {cost} bytes");
     assert_eq!(client::get(gateway.address, "/").status, 200);
     drop(clients);

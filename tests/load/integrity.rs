@@ -1,7 +1,7 @@
 //! Every answer is its own, whoever else asks at the same moment: each body follows from its request's number.
 
 use crate::echo::{self, Exchange, Gathering, dribble};
-use crate::meter::{KIB, allow_files, alone};
+use crate::meter::{KIB, PATIENT, allow_files, alone};
 use crate::support::client::Client;
 use crate::support::gateway::{Gateway, config};
 use crate::support::seed;
@@ -14,9 +14,6 @@ const CROWD: usize = 2_000;
 
 /// Enough for a thread that moves buffers; the default would reserve gigabytes for a crowd.
 const STACK: usize = 256 * KIB;
-
-/// A busy machine may take its time to accept a crowd.
-const PATIENT: &str = "[upstreams.app.timeouts]\nconnect = \"20s\"";
 
 /// Runs `body` in so many threads; fails where one of them does.
 fn threads(count: usize, body: impl Fn(usize) + Sync) {

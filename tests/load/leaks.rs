@@ -1,7 +1,7 @@
 //! Nothing is left of connections that end where they should not: no descriptor, no memory, no place in a pool.
 
 use crate::echo::{self, Exchange, read_head};
-use crate::meter::{KIB, MIB, alone, files, resident};
+use crate::meter::{KIB, MIB, alone, files, resident, until_still};
 use crate::support::client::{self, Client};
 use crate::support::gateway::{Gateway, config};
 use crate::support::origin::Origin;
@@ -25,8 +25,8 @@ const GROWTH_MAX: usize = 2 * MIB;
 
 const LARGE: usize = 3 * MIB;
 
-/// Short, so that all connections to the backend go when no client is there.
-const POOL_TIME: &str = "[upstreams.app.timeouts]\nidle = \"1s\"";
+/// Idle connections to the backend go soon when no client is there.
+const POOL_TIME: &str = "[upstreams.app.timeouts]\nidle = \"1s\"\nconnect = \"20s\"";
 
 /// The connections that a backend holds open at this moment.
 #[derive(Clone, Default)]
@@ -65,15 +65,10 @@ impl Holdings {
         let pool = open.count();
         assert!(pool <= POOL_MAX, "{pool} connections to the backend are kept");
         until("connections to the backend are closed", || open.count() == 0);
-        let (mut last, mut still) = (0, 0);
-        until("the descriptors stay the same", || {
-            let now = files(gateway);
-            still = if now == last { still + 1 } else { 0 };
-            last = now;
-            // Longer than idle connections are kept, also those that the backend has closed.
-            still == 300
-        });
-        Holdings { files: last, memory: resident(gateway) }
+        // Also those that the backend has closed go after that time.
+        std::thread::sleep(Duration::from_secs(1));
+        let files = until_still(|| files(gateway));
+        Holdings { files, memory: resident(gateway) }
     }
 }
 

@@ -1,11 +1,15 @@
 //! What the kernel counts of a gateway: memory, descriptors, sockets. And the lock that lets one test run at a time.
 
 use crate::support::gateway::Gateway;
+use crate::support::until;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub const KIB: usize = 1024;
 pub const MIB: usize = 1024 * KIB;
+
+/// A machine that is busy with a crowd may take its time for a connection.
+pub const PATIENT: &str = "[upstreams.app.timeouts]\nconnect = \"20s\"";
 
 /// Descriptors of the test itself, beside those that it asks for.
 const FILES_RESERVED: u64 = 200;
@@ -48,4 +52,16 @@ fn status(gateway: &Gateway, name: &str) -> usize {
 /// Open descriptors.
 pub fn files(gateway: &Gateway) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", gateway.process())).unwrap().count()
+}
+
+/// Waits until a count stays the same, and gives it.
+pub fn until_still(mut count: impl FnMut() -> usize) -> usize {
+    let (mut last, mut still) = (usize::MAX, 0);
+    until("nothing moves any more", || {
+        let now = count();
+        still = if now == last { still + 1 } else { 0 };
+        last = now;
+        still == 40
+    });
+    last
 }

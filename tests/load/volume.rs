@@ -1,7 +1,7 @@
 //! A gibibyte each way: every byte of it arrives, and the gateway's memory does not notice.
 
 use crate::echo::read_head;
-use crate::meter::{KIB, MIB, alone, peak};
+use crate::meter::{KIB, MIB, PATIENT, alone, peak};
 use crate::support::client;
 use crate::support::gateway::{Gateway, config};
 use crate::support::origin::Origin;
@@ -66,7 +66,7 @@ fn origin() -> Origin {
 /// Runs `transfer` on a connection to a new gateway; the gateway must not grow by it.
 fn in_flat_memory(what: &str, transfer: impl Fn(&mut client::Client)) {
     let origin = origin();
-    let gateway = Gateway::start(&config("", &[origin.address], ""));
+    let gateway = Gateway::start(&config("", &[origin.address], PATIENT));
     for _ in 0..8 {
         assert_eq!(client::get(gateway.address, "/").status, 200);
     }

@@ -2,7 +2,7 @@
 //! used hard and in many at once.
 
 use crate::echo::Gathering;
-use crate::meter::{KIB, MIB, alone, resident};
+use crate::meter::{KIB, MIB, PATIENT, alone, resident};
 use crate::support::gateway::{Gateway, config};
 use crate::support::origin::Origin;
 use crate::support::{PATIENCE, seed, until};
@@ -128,7 +128,7 @@ fn a_hundred_thousand_messages_come_back_in_order() {
     let mut random = fastrand::Rng::with_seed(seed());
     let closed = Arc::new(AtomicUsize::new(0));
     let origin = echoing_origin(closed.clone());
-    let gateway = Gateway::start(&config("", &[origin.address], ""));
+    let gateway = Gateway::start(&config("", &[origin.address], PATIENT));
     let mut socket = connect(&gateway);
     exchange(&mut socket, BATCH_MAX, &mut random);
     let before = resident(&gateway);
@@ -153,7 +153,7 @@ fn two_hundred_tunnels_carry_their_own_messages() {
     let seed = seed();
     let closed = Arc::new(AtomicUsize::new(0));
     let origin = echoing_origin(closed.clone());
-    let gateway = Gateway::start(&config("", &[origin.address], ""));
+    let gateway = Gateway::start(&config("", &[origin.address], PATIENT));
     let before = resident(&gateway);
     let (open, counted) = (Gathering::of(TUNNELS + 1), Gathering::of(TUNNELS + 1));
     let start = Instant::now();
