@@ -52,38 +52,52 @@ impl Drop for Held {
     }
 }
 
-/// What a gateway holds while no client is there.
-struct Holdings {
+/// A gateway and what it held before any client came.
+struct Observed {
+    gateway: Gateway,
+    open: Open,
     files: usize,
     memory: usize,
 }
 
-impl Holdings {
-    /// Counts when nothing is going on any more, and no idle connection is left either.
-    fn at_rest(gateway: &Gateway, open: &Open) -> Holdings {
-        until("all clients are forgotten", || gateway.metric("rateguard_connections") == 0.0);
-        let pool = open.count();
-        assert!(pool <= POOL_MAX, "{pool} connections to the backend are kept");
-        until("connections to the backend are closed", || open.count() == 0);
-        // Also those that the backend has closed go after that time.
-        std::thread::sleep(Duration::from_secs(1));
-        let files = until_still(|| files(gateway));
-        Holdings { files, memory: resident(gateway) }
+impl Observed {
+    fn start(origin: &Origin, open: Open) -> Observed {
+        let gateway = Gateway::start(&config("", &[origin.address], POOL_TIME));
+        let files = until_still(|| files(&gateway));
+        Observed { gateway, open, files, memory: 0 }
     }
-}
 
-/// Compares what is held before and after, and prints it.
-fn assert_nothing_is_left(before: &Holdings, after: &Holdings) {
-    let grown = after.memory.saturating_sub(before.memory);
-    println!(
-        "files {} -> {}, memory {} KiB -> {} KiB",
-        before.files,
-        after.files,
-        before.memory / KIB,
-        after.memory / KIB
-    );
-    assert_eq!(before.files, after.files, "descriptors were left behind");
-    assert!(grown < GROWTH_MAX, "grew by {grown} bytes");
+    /// Waits until nothing is left of clients and their requests.
+    fn rest(&self) {
+        until("all clients are forgotten", || self.gateway.metric("rateguard_connections") == 0.0);
+        let pool = self.open.count();
+        assert!(pool <= POOL_MAX, "{pool} connections to the backend are kept");
+        until("connections to the backend are closed", || self.open.count() == 0);
+        // Those that the backend has closed are given back later than the others.
+        until(&format!("the gateway has {} files again", self.files), || files(&self.gateway) == self.files);
+    }
+
+    /// From here on memory counts: what is kept for later use is there.
+    fn is_warm(&mut self) {
+        self.rest();
+        self.memory = resident(&self.gateway);
+    }
+
+    /// Fails where more is held than before.
+    fn assert_nothing_is_left(&self) {
+        let start = Instant::now();
+        self.rest();
+        let memory = resident(&self.gateway);
+        println!(
+            "{} files again after {:?}, memory {} KiB -> {} KiB",
+            self.files,
+            start.elapsed(),
+            self.memory / KIB,
+            memory / KIB
+        );
+        let grown = memory.saturating_sub(self.memory);
+        assert!(grown < GROWTH_MAX, "grew by {grown} bytes");
+    }
 }
 
 /// Connections that were kept serve again, so none of them is lost in the pool.
@@ -142,16 +156,14 @@ fn nothing_is_left_of_clients_that_were_killed() {
     let seed = seed();
     let open = Open::default();
     let origin = origin(open.clone());
-    let gateway = Gateway::start(&config("", &[origin.address], POOL_TIME));
-    leave(&gateway, LOST / 5, !seed);
-    let before = Holdings::at_rest(&gateway, &open);
+    let mut observed = Observed::start(&origin, open);
+    leave(&observed.gateway, LOST / 5, !seed);
+    observed.is_warm();
     let start = Instant::now();
-    leave(&gateway, LOST, seed);
-    let took = start.elapsed();
-    let after = Holdings::at_rest(&gateway, &open);
-    println!("{LOST} clients in {took:?}, at rest {:?} later", start.elapsed().saturating_sub(took));
-    assert_nothing_is_left(&before, &after);
-    assert_the_pool_serves(&gateway, &origin);
+    leave(&observed.gateway, LOST, seed);
+    println!("{LOST} clients in {:?}", start.elapsed());
+    observed.assert_nothing_is_left();
+    assert_the_pool_serves(&observed.gateway, &origin);
 }
 
 /// How a backend ends a connection on which a request has come.
@@ -230,23 +242,22 @@ fn nothing_is_left_of_backends_that_broke_off() {
     let broken = Arc::new(AtomicUsize::new(0));
     let open = Open::default();
     let origin = breaking_origin(seed, broken.clone(), open.clone());
-    let gateway = Gateway::start(&config("", &[origin.address], POOL_TIME));
+    let mut observed = Observed::start(&origin, open);
     let next = AtomicU64::new(0);
-    let run = |wanted: usize| {
+    let run = |gateway: &Gateway, wanted: usize| {
         let enough = || broken.load(Ordering::SeqCst) >= wanted;
         std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| ask(&gateway, seed, &next, enough))).collect();
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| ask(gateway, seed, &next, enough))).collect();
             let counts = threads.into_iter().map(|thread| thread.join().unwrap());
             counts.fold([0; 3], |sum, counts| [0, 1, 2].map(|at| sum[at] + counts[at]))
         })
     };
-    run(LOST / 5);
-    let before = Holdings::at_rest(&gateway, &open);
+    run(&observed.gateway, LOST / 5);
+    observed.is_warm();
     let start = Instant::now();
-    let [whole, refused, cut] = run(LOST);
+    let [whole, refused, cut] = run(&observed.gateway, LOST);
     println!("{whole} whole answers, {refused} times 502, {cut} cut off, in {:?}", start.elapsed());
     assert!(whole > 0 && refused > 0 && cut > 0);
-    let after = Holdings::at_rest(&gateway, &open);
-    assert_nothing_is_left(&before, &after);
-    assert_the_pool_serves(&gateway, &origin);
+    observed.assert_nothing_is_left();
+    assert_the_pool_serves(&observed.gateway, &origin);
 }
