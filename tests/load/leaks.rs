@@ -146,8 +146,9 @@ fn leave(gateway: &Gateway, clients: usize, seed: u64) {
     let output = Command::new("python3").arg(script).args(&arguments).output();
     let output = output.expect("python3 starts; it is needed for this test");
     let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
-    println!("{}", said.trim());
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}\n{complaints}");
+    println!("{}{}", complaints, said.trim());
 }
 
 #[test]

@@ -20,6 +20,8 @@ AT_ONCE = 8
 LIFE_MAX = 0.030
 # An orderly client that takes longer than this hangs.
 PATIENCE = 20
+# One that takes longer than this is worth a line.
+SLOW = 1
 
 PORT, COUNT, SEED = (int(argument) for argument in sys.argv[1:4])
 ADDRESS = ("127.0.0.1", PORT)
@@ -131,7 +133,10 @@ def client(seed, ending):
             signal.setitimer(signal.ITIMER_REAL, chance.random() * LIFE_MAX + 0.0001)
             socket.socket.connect = reset_at_the_end(socket.socket.connect)
         while True:
-            stream = chance.choice(ACTIONS)(chance)
+            action, start = chance.choice(ACTIONS), time.monotonic()
+            stream = action(chance)
+            if time.monotonic() - start > SLOW:
+                sys.stderr.write(f"slow: {action.__name__} took {time.monotonic() - start:.1f} s\n")
             if ending == "orderly":
                 if stream is not None:
                     stream.close()
