@@ -72,7 +72,10 @@ pub async fn serve(stream: TcpStream, peer: SocketAddr, gateway: Rc<Gateway>) {
     }
     match next {
         Next::Linger => linger(&mut client).await,
-        Next::Tunnel(mut backend) => tunnel::run(&mut client, &mut backend, gateway.rules.timeouts.tunnel).await,
+        Next::Tunnel(mut backend) => {
+            // Boxed, or every connection would hold the room for it.
+            Box::pin(tunnel::run(&mut client, &mut backend, gateway.rules.timeouts.tunnel)).await;
+        }
         Next::Request | Next::Close => {}
     }
     gateway.open.set(gateway.open.get() - 1);

@@ -90,7 +90,8 @@ pub async fn exchange(
         let flight = Flight { gateway, upstream, keep_alive, asked: gateway.clock.now(), continued: Cell::new(false) };
         let ended = match upload.body.is_done() || sent.result.is_err() {
             true => flight.answer(client, &mut lease, scratch, upload.body.is_done()).await,
-            false => flight.both_ways(client, &mut lease, scratch, &mut upload).await,
+            // Boxed, or every connection would hold the room for two directions at once.
+            false => Box::pin(flight.both_ways(client, &mut lease, scratch, &mut upload)).await,
         };
         let is_gone = watching.is_gone();
         drop(watching);

@@ -6,18 +6,19 @@
 use crate::conn::{Conn, End, INPUT_START, Reader, Timer, Writer};
 use crate::relay::PIECE_MAX;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
 /// Passes bytes on until both directions have ended, one has failed, or neither has moved for `idle`.
 pub async fn run(client: &mut Conn, backend: &mut Conn, idle: Duration) {
     let waits = Waits { timers: [client.reader.timer(), backend.reader.timer()], idle };
-    let ended = both(
-        pump(&mut client.reader, &mut backend.writer, &waits),
-        pump(&mut backend.reader, &mut client.writer, &waits),
-    );
-    if ended.await == Err(End::Broken) {
+    let ended = {
+        let up = pin!(pump(&mut client.reader, &mut backend.writer, &waits));
+        let down = pin!(pump(&mut backend.reader, &mut client.writer, &waits));
+        both(up, down).await
+    };
+    if ended == Err(End::Broken) {
         client.abort();
         backend.abort();
     }
@@ -25,10 +26,9 @@ pub async fn run(client: &mut Conn, backend: &mut Conn, idle: Duration) {
 
 /// Runs two directions side by side, to the end of both or the failure of one.
 async fn both(
-    up: impl Future<Output = Result<(), End>>,
-    down: impl Future<Output = Result<(), End>>,
+    mut up: Pin<&mut impl Future<Output = Result<(), End>>>,
+    mut down: Pin<&mut impl Future<Output = Result<(), End>>>,
 ) -> Result<(), End> {
-    let (mut up, mut down) = (pin!(up), pin!(down));
     let (mut up_is_over, mut down_is_over) = (false, false);
     poll_fn(|context| {
         if !up_is_over && let Poll::Ready(result) = up.as_mut().poll(context) {

@@ -83,7 +83,7 @@ impl RequestHead {
             Ok(Status::Complete(len)) if start + len <= bounds.head_max => start + len,
             Ok(Status::Partial) if buffer.len() < bounds.head_max => return Ok(false),
             Ok(_) => return Err(too_large(&buffer[start..], bounds)),
-            Err(error) => return refusal(error, &buffer[start..], bounds),
+            Err(error) => return refusal(error, &buffer[start..], bounds.head_max - start),
         };
         // httparse fills all three where it says Complete.
         let (Some(method), Some(target)) = (request.method, request.path) else {
@@ -343,18 +343,21 @@ fn too_large(request: &[u8], bounds: &Bounds) -> Refusal {
     }
 }
 
-/// What to make of a request that httparse refuses. `Ok(false)` where the bytes to come decide between two refusals.
-fn refusal(error: httparse::Error, request: &[u8], bounds: &Bounds) -> Result<bool, Refusal> {
+/// What to make of a request that httparse refuses, and that may have `most` bytes. `Ok(false)` where the bytes to come
+/// decide between two refusals.
+fn refusal(error: httparse::Error, request: &[u8], most: usize) -> Result<bool, Refusal> {
     let line_end = request.iter().position(|&b| b == b'\r' || b == b'\n');
     let line = &request[..line_end.unwrap_or(request.len())];
-    let may_wait = request.len() < bounds.head_max;
+    let is_too_long = line.len() + 2 > most;
     Err(match error {
         httparse::Error::TooManyHeaders => Refusal::HeadTooLarge,
-        httparse::Error::Version if line_end.is_none() && may_wait => return Ok(false),
+        httparse::Error::Version if is_too_long => Refusal::TargetTooLong,
+        httparse::Error::Version if line_end.is_none() => return Ok(false),
         httparse::Error::Version => version_refusal(line),
         // A method and a target, and no version: HTTP/0.9.
         httparse::Error::Token if is_simple(line) => match &request[line.len()..] {
-            b"\r" if may_wait => return Ok(false),
+            _ if is_too_long => Refusal::TargetTooLong,
+            b"\r" => return Ok(false),
             [b'\r', b'\n', ..] | [b'\n', ..] => Refusal::Version,
             _ => Refusal::Bad("malformed request line"),
         },

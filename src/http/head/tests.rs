@@ -185,6 +185,16 @@ fn versions_that_are_not_served_are_told_from_what_is_none() {
 }
 
 #[test]
+fn a_request_line_at_the_bound_is_refused_for_the_same_reason_wherever_it_is_cut() {
+    let target = "a".repeat(BOUNDS.head_max - "GET /".len() - 1);
+    for text in [format!("GET /{target}\r\n"), format!("GET /{} HTTP/2.0x\r\n", &target[10..])] {
+        for end in BOUNDS.head_max..=text.len() {
+            assert_eq!(parse(&text.as_bytes()[..end]).unwrap_err(), Refusal::TargetTooLong, "{end} of {}", text.len());
+        }
+    }
+}
+
+#[test]
 fn a_refused_head_tells_version_and_method_as_far_as_they_are_known() {
     let mut head = RequestHead::default();
     assert!(head.parse(b"HEAD / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", &BOUNDS).is_err());
