@@ -278,12 +278,12 @@ fn coding(value: &[u8]) -> Option<Coding> {
 
 /// The protocols of an Upgrade field as written. House rule: those that carry requests unseen do not count.
 fn protocols(value: &[u8]) -> Vec<Vec<u8>> {
-    const CARRIERS: [&[u8]; 5] = [b"h2c", b"h2", b"h3", b"http", b"tls"];
+    const CARRIERS: [&[u8]; 4] = [b"h2", b"h3", b"http", b"tls"];
     let may_go = |member: &&[u8]| {
         let parts: Vec<&[u8]> = member.split(|&b| b == b'/').collect();
         !parts[0].is_empty()
             && parts.iter().all(|part| part.is_empty() || is_token(part))
-            && !CARRIERS.contains(&parts[0].to_ascii_lowercase().as_slice())
+            && !CARRIERS.iter().any(|carrier| parts[0].to_ascii_lowercase().starts_with(carrier))
     };
     list(value).into_iter().filter(may_go).map(<[u8]>::to_vec).collect()
 }
