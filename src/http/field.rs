@@ -51,6 +51,9 @@ pub enum FieldName {
     Other,
 }
 
+/// Members of `Connection` in a message; each field is compared with each of them.
+pub const CONNECTION_OPTIONS_MAX: usize = 32;
+
 /// What all further forwarding fields begin with.
 const FORWARDED: &str = "x-forwarded-";
 
@@ -145,6 +148,7 @@ impl FieldFacts {
     pub(super) fn gather(buffer: &[u8], fields: &[Field]) -> Result<FieldFacts, Refusal> {
         let mut facts = FieldFacts::default();
         let (mut upgrade, mut protocol) = (false, false);
+        let mut options = 0;
         for field in fields {
             let value = field.value.of(buffer);
             match field.known {
@@ -160,6 +164,7 @@ impl FieldFacts {
                 FieldName::TransferEncoding => facts.coding = Some(transfer_coding(value)?),
                 FieldName::Connection => {
                     for option in tokens(value) {
+                        options += 1;
                         facts.close |= option.eq_ignore_ascii_case(b"close");
                         facts.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
                         upgrade |= option.eq_ignore_ascii_case(b"upgrade");
@@ -174,6 +179,9 @@ impl FieldFacts {
         }
         if facts.length.is_some() && facts.coding.is_some() {
             return Err(Refusal::Bad("Content-Length and Transfer-Encoding together"));
+        }
+        if options > CONNECTION_OPTIONS_MAX {
+            return Err(Refusal::Bad("too many connection options"));
         }
         facts.upgrades = upgrade && protocol;
         Ok(facts)

@@ -242,6 +242,10 @@ impl Told {
             faults.insert(400);
         }
         let options: Vec<Vec<u8>> = values("connection").into_iter().flat_map(members).collect();
+        // House rule: each field is compared with each option, so these are few.
+        if options.len() > 32 {
+            faults.insert(400);
+        }
         let (good, bad): (Vec<&[u8]>, Vec<&[u8]>) =
             values("expect").into_iter().partition(|value| value.eq_ignore_ascii_case(b"100-continue"));
         let protocols = values("upgrade").into_iter().flat_map(protocols).collect();
