@@ -16,6 +16,7 @@ use monoio::net::TcpStream;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{RecvFlags, Shutdown};
 use slab::Slab;
+use socket2::SockRef;
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
@@ -27,6 +28,10 @@ use std::time::Duration;
 
 /// How often a worker looks for late connections; deadlines are late by this at most.
 pub const SCAN_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Bytes that the kernel takes ahead of what the network takes (`TCP_NOTSENT_LOWAT`). Without it a slow reader's socket
+/// takes megabytes and then nothing for so long that it looks like one who reads nothing.
+pub const UNSENT_MAX: u32 = 128 * 1024;
 
 /// Bytes that a connection's read buffer starts with; it is all that an idle connection holds.
 pub const INPUT_START: usize = 2 * 1024;
@@ -185,8 +190,11 @@ impl Deadlines {
         for ((key, _), left) in watched.iter().zip(ends_of(&watched)) {
             let backend = entries[*key].watch.and_then(|watch| entries.get(watch.backend));
             let Some((fd, due)) = backend.map(|backend| (backend.fd, backend.read.at())) else { continue };
+            let was_ended = matches!(entries[*key].read, Due::Passed);
             let Some(watch) = entries[*key].watch.as_mut() else { continue };
-            watch.gone = left == Left::Gone || (left == Left::Half && watch.waits_in_vain(due, now));
+            // A direction that we closed ourselves tells nothing of the client.
+            let is_half = left == Left::Half && !was_ended;
+            watch.gone = left == Left::Gone || (is_half && watch.waits_in_vain(due, now));
             if watch.gone {
                 // Not a mere close: that would wait behind unsent bytes, and some backends work on for a client that
                 // only sends no more.
@@ -201,6 +209,15 @@ impl Deadlines {
             if entry.idle && has_nothing(entry.fd) {
                 entry.read = Due::Passed;
                 shut(entry.fd, Shutdown::Read);
+            }
+        }
+    }
+
+    /// Resets what is still under way when the process ends: a mere end could pass for the end of a message.
+    pub fn reset_busy(&self) {
+        for (_, entry) in self.entries.borrow().iter() {
+            if !entry.idle {
+                reset(entry.fd);
             }
         }
     }
@@ -291,6 +308,14 @@ impl Registration {
         });
     }
 
+    fn read_whenever(&self) {
+        self.set(|entry| {
+            if !matches!(entry.read, Due::Passed) {
+                entry.read = Due::Never;
+            }
+        });
+    }
+
     fn read_passed(&self) -> bool {
         let entries = self.deadlines.entries.borrow();
         entries.get(self.key).is_some_and(|entry| matches!(entry.read, Due::Passed))
@@ -353,6 +378,14 @@ impl Conn {
             },
             writer: Writer { registration, half: write },
         }
+    }
+
+    /// Sets the bound on what the kernel takes ahead, which accepted sockets have from their listener.
+    pub fn limit_unsent(&self) {
+        self.reader.registration.set(|entry| {
+            // Without it only very slow readers fare worse.
+            let _ = SockRef::from(&socket(entry.fd)).set_tcp_notsent_lowat(UNSENT_MAX);
+        });
     }
 
     /// Ends the connection with a reset, so that a message which only the close would end cannot look complete.
@@ -436,6 +469,21 @@ impl Reader {
         self.registration.read_within(after);
     }
 
+    /// Moves the deadline, where there is one: there was a sign of life.
+    pub fn move_deadline(&self, after: Duration) {
+        let due = self.registration.due(after);
+        self.registration.set(|entry| {
+            if matches!(entry.read, Due::At(_)) {
+                entry.read = due;
+            }
+        });
+    }
+
+    /// Whether this side's deadline has passed, so that it reads nothing any more.
+    pub fn is_late(&self) -> bool {
+        self.registration.read_passed()
+    }
+
     /// A handle on this side's deadline, for who waits for something else first.
     pub fn timer(&self) -> Timer {
         Timer(self.registration.clone())
@@ -443,11 +491,7 @@ impl Reader {
 
     /// Reads may wait for ever.
     pub fn no_deadline(&self) {
-        self.registration.set(|entry| {
-            if !matches!(entry.read, Due::Passed) {
-                entry.read = Due::Never;
-            }
-        });
+        self.registration.read_whenever();
     }
 
     /// Says whether nothing is going on, so that a stop may end the wait.
@@ -473,7 +517,7 @@ impl Reader {
         self.buffer = slice.into_inner();
         self.was_full = self.buffer.len() == room;
         match read {
-            Ok(0) if self.registration.read_passed() => Err(End::TimedOut),
+            Ok(0) if self.registration.read_passed() || self.registration.write_passed() => Err(End::TimedOut),
             Ok(0) => Err(End::Closed),
             Ok(bytes) => Ok(bytes),
             Err(_) if self.registration.write_passed() => Err(End::TimedOut),
@@ -489,6 +533,11 @@ impl Timer {
     /// As [`Reader::deadline`].
     pub fn deadline(&self, after: Duration) {
         self.0.read_within(after);
+    }
+
+    /// As [`Reader::no_deadline`].
+    pub fn stop(&self) {
+        self.0.read_whenever();
     }
 }
 
@@ -546,6 +595,11 @@ impl Writer {
         buffer.clear();
         reader.buffer = buffer;
         sent.result
+    }
+
+    /// Waits without doing anything, for who must not close the connection yet.
+    pub async fn hold(&self, time: Duration) {
+        monoio::time::sleep(time).await;
     }
 
     /// Tells the peer that nothing more comes.

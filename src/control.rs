@@ -263,7 +263,11 @@ impl Running {
             self.signals.draining.store(true, Ordering::Release);
             monoio::select! {
                 _ = finished(&self.signals, self.workers.len(), self.drain) => {}
-                _ = receiver.read(vec![0; 16]) => tracing::warn!("stopped at once by a second signal"),
+                _ = receiver.read(vec![0; 16]) => {
+                    tracing::warn!("stopped at once by a second signal");
+                    self.signals.at_once.store(true, Ordering::Release);
+                    finished(&self.signals, self.workers.len(), Duration::ZERO).await;
+                }
             }
             io::Result::Ok(())
         })?;

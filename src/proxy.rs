@@ -280,8 +280,11 @@ impl Request<'_> {
                     false => Next::Linger,
                 }
             }
-            Outcome::Cut(status) => {
+            Outcome::Cut { status, by_backend } => {
                 self.count_answer(status);
+                if by_backend {
+                    self.log_cut(status, upstream);
+                }
                 if self.scratch.head.version == Version::Http10 {
                     // Its body may end with the connection: only a reset tells that this is not its end.
                     self.client.abort();
@@ -296,10 +299,15 @@ impl Request<'_> {
                 self.count_answer(CLIENT_GONE);
                 Next::Close
             }
-            Outcome::Failed(failure) => {
+            Outcome::Failed { failure, is_whole } => {
                 self.log_trouble(&failure, upstream);
-                // The head has been used up, and it is not known how much of the body.
-                self.refuse(&failure).await
+                let keep_alive = keep_alive && is_whole;
+                self.write_failure(&failure, keep_alive);
+                match (self.send_out(failure.answer().status).await, keep_alive) {
+                    (false, _) => Next::Close,
+                    (true, true) => Next::Request,
+                    (true, false) => Next::Linger,
+                }
             }
         }
     }
@@ -337,7 +345,8 @@ impl Request<'_> {
     fn write_failure(&mut self, failure: &Failure, keep_alive: bool) {
         let mut out = take(&mut self.scratch.back);
         out.clear();
-        reply::failure(&mut out, failure, &addressee(self.scratch, keep_alive, &self.gateway.date.borrow()));
+        let fields = &self.scratch.fields;
+        reply::failure(&mut out, failure, fields, &addressee(self.scratch, keep_alive, &self.gateway.date.borrow()));
         self.scratch.back = out;
     }
 
@@ -357,10 +366,7 @@ impl Request<'_> {
 
     /// Sends the answer that stands in `scratch.back`, and reads the rest of the request where the connection goes on.
     async fn send(&mut self, status: u16, keep_alive: bool) -> Next {
-        let timeouts = &self.gateway.rules.timeouts;
-        let sent = self.client.writer.send(&mut self.scratch.back, timeouts.write).await;
-        self.count_answer(status);
-        if sent.result.is_err() {
+        if !self.send_out(status).await {
             return Next::Close;
         }
         if !keep_alive {
@@ -377,11 +383,18 @@ impl Request<'_> {
             if left == 0 {
                 return Next::Request;
             }
-            reader.deadline(timeouts.body);
+            reader.deadline(self.gateway.rules.timeouts.body);
             if reader.fill(relay::PIECE_MAX).await.is_err() {
                 return Next::Close;
             }
         }
+    }
+
+    /// Sends and counts what stands in `scratch.back`; false where the client does not take it.
+    async fn send_out(&mut self, status: u16) -> bool {
+        let sent = self.client.writer.send(&mut self.scratch.back, self.gateway.rules.timeouts.write).await;
+        self.count_answer(status);
+        sent.result.is_ok()
     }
 
     fn count_answer(&self, status: u16) {
@@ -434,6 +447,18 @@ impl Request<'_> {
         );
     }
 
+    fn log_cut(&self, status: u16, upstream: usize) {
+        let Take::Write { suppressed } = self.gateway.may_log_trouble(self.started) else { return };
+        tracing::warn!(
+            upstream = self.gateway.upstreams[upstream].settings.name,
+            status,
+            endpoint = text(&self.scratch.endpoint),
+            request_id = text(&self.scratch.request_id),
+            suppressed,
+            "the backend broke off in its response"
+        );
+    }
+
     fn log_trouble(&self, failure: &Failure, upstream: usize) {
         let answer = failure.answer();
         if answer.blame != "upstream" {
@@ -452,9 +477,10 @@ impl Request<'_> {
     }
 }
 
-/// Whether the first line ends in the bytes from `from` on.
+/// Whether the first line that is not empty ends in the bytes from `from` on.
 fn ends_first_line(data: &[u8], from: usize) -> bool {
-    memchr::memchr(b'\n', data).is_some_and(|at| at >= from)
+    let start = if data.starts_with(b"\r\n") { 2 } else { 0 };
+    memchr::memchr(b'\n', &data[start..]).is_some_and(|at| start + at >= from)
 }
 
 /// Whether an empty line ends in the bytes from `from` on.
@@ -506,6 +532,11 @@ fn addressee<'s>(scratch: &'s Scratch, keep_alive: bool, date: &'s str) -> Addre
 /// connection and take the answer with it (RFC 9112 section 9.6).
 pub async fn linger(client: &mut Conn) {
     client.writer.finish().await;
+    if client.reader.is_late() {
+        // What it still sends goes nowhere, but a close would answer it with a reset.
+        client.writer.hold(LINGER).await;
+        return;
+    }
     client.reader.deadline(LINGER);
     let mut dropped = 0;
     while dropped < LINGER_MAX {

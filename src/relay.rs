@@ -1,8 +1,8 @@
 //! One request and its response across a backend: attempts, both bodies streamed, nothing held longer than a buffer.
 //!
-//! No IO of its own. A request that is whole in the buffer is sent, then its response read; one whose body is still coming runs both
-//! directions side by side, so that an early response, `100 Continue` and an echoing backend all work. A failed attempt
-//! is repeated only while nothing has reached the client and the request cannot take effect twice.
+//! No IO of its own. A request that is whole in the buffer is sent, then its response read; one whose body is still
+//! coming runs both directions side by side, so that an early response, `100 Continue` and an echoing backend all work. A
+//! failed attempt is repeated only while nothing has reached the client and the request cannot take effect twice.
 
 use crate::conn::{Conn, End, Reader, Timer, Writer};
 use crate::gateway::{Gateway, Scratch};
@@ -37,9 +37,19 @@ pub enum Outcome {
         keep_alive: bool,
     },
     /// Nothing of a response was sent: the client gets our own answer.
-    Failed(Failure),
-    /// Part of a response was sent and the rest is lost: the client's connection must end here. Holds the status.
-    Cut(u16),
+    Failed {
+        /// What it is told.
+        failure: Failure,
+        /// Whether its request was read to the end, so that the connection can carry another.
+        is_whole: bool,
+    },
+    /// Part of a response was sent and the rest is lost: the client's connection must end here.
+    Cut {
+        /// The response's status.
+        status: u16,
+        /// Whether it is the backend that broke off.
+        by_backend: bool,
+    },
     /// The client has a 101, and this connection is the other end of its tunnel.
     Switched(Conn),
     /// The client left before anything of a response was sent.
@@ -56,23 +66,17 @@ pub async fn exchange(
     keep_alive: bool,
 ) -> Outcome {
     let upstream = &gateway.upstreams[upstream_number];
-    let mut upload = match prepare(client, gateway, scratch, hop_peer) {
+    let mut upload = match prepare(client, gateway, scratch, hop_peer, &upstream.authority) {
         Ok(upload) => upload,
-        Err(refusal) => return Outcome::Failed(Failure::Refused(refusal)),
+        Err(refusal) => return Outcome::Failed { failure: Failure::Refused(refusal), is_whole: false },
     };
     let may_repeat = scratch.head.kind.is_idempotent() && upload.body.is_done();
-    let mut attempts = Attempts::new(upstream.pick(), upstream.backends(), upstream.settings.retries, may_repeat);
+    let attempts = Attempts::new(upstream.pick(), upstream.backends(), upstream.settings.retries, may_repeat);
+    let mut tries = Tries { gateway, upstream, number: upstream_number, attempts };
     loop {
-        let mut lease = match open(&attempts, gateway, upstream).await {
+        let mut lease = match tries.open().await {
             Ok(lease) => lease,
-            Err(fault) => {
-                gateway.metrics.upstream_error(upstream_number, connect_error(fault));
-                if attempts.after_connect() {
-                    gateway.metrics.upstream_retry(upstream_number);
-                    continue;
-                }
-                return Outcome::Failed(connect_failure(fault));
-            }
+            Err(failure) => return Outcome::Failed { failure, is_whole: upload.body.is_done() },
         };
         lease.conn.reader.lend(gateway.buffer());
         let watching = client.watch(&lease.conn);
@@ -81,13 +85,12 @@ pub async fn exchange(
             if watching.is_gone() {
                 return Outcome::Abandoned;
             }
-            gateway.metrics.upstream_error(upstream_number, UpstreamError::Send);
-            if attempts.after_failure(lease.reused, sent.bytes == 0) {
-                gateway.metrics.upstream_retry(upstream_number);
+            tries.blame(UpstreamError::Send);
+            if tries.again(lease.reused, sent.bytes == 0) {
                 continue;
             }
         }
-        let flight = Flight { gateway, upstream, keep_alive, asked: gateway.clock.now(), continued: Cell::new(false) };
+        let flight = Flight::new(gateway, upstream, client, keep_alive);
         let ended = match upload.body.is_done() || sent.result.is_err() {
             true => flight.answer(client, &mut lease, scratch, upload.body.is_done()).await,
             // Boxed, or every connection would hold the room for two directions at once.
@@ -101,26 +104,33 @@ pub async fn exchange(
                 return Outcome::Done { status, keep_alive };
             }
             Ended::Switched => return Outcome::Switched(lease.conn),
-            Ended::Cut(status) => return Outcome::Cut(status),
+            Ended::Cut { status, fault } => {
+                let fault = fault.filter(|_| !is_gone);
+                fault.inspect(|&fault| tries.blame(fault));
+                return Outcome::Cut { status, by_backend: fault.is_some() };
+            }
             Ended::Failed { .. } if is_gone => return Outcome::Abandoned,
             Ended::Failed { failure, silent } => {
-                let error = response_error(&failure);
-                if let Some(error) = error {
-                    gateway.metrics.upstream_error(upstream_number, error);
-                }
-                if silent && attempts.after_failure(lease.reused, false) {
-                    gateway.metrics.upstream_retry(upstream_number);
+                let fault = response_error(&failure);
+                fault.inspect(|&fault| tries.blame(fault));
+                if silent && tries.again(lease.reused, false) {
                     continue;
                 }
-                return Outcome::Failed(failure);
+                return Outcome::Failed { failure, is_whole: fault.is_some() && upload.body.is_done() };
             }
         }
     }
 }
 
 /// Writes the head for the backend, and as much of the body as is there, into `scratch.out`.
-fn prepare(client: &mut Conn, gateway: &Gateway, scratch: &mut Scratch, hop_peer: &str) -> Result<Upload, Refusal> {
-    let hop = Hop { peer: hop_peer, trusted: scratch.caller.via_trusted, request_id: &scratch.request_id };
+fn prepare(
+    client: &mut Conn,
+    gateway: &Gateway,
+    scratch: &mut Scratch,
+    hop_peer: &str,
+    authority: &str,
+) -> Result<Upload, Refusal> {
+    let hop = Hop { peer: hop_peer, trusted: scratch.caller.via_trusted, request_id: &scratch.request_id, authority };
     scratch.out.clear();
     scratch.offer.clear();
     if scratch.head.upgrades {
@@ -161,18 +171,57 @@ fn response_error(failure: &Failure) -> Option<UpstreamError> {
     }
 }
 
-/// A kept connection where one may serve, else a new one. One on which bytes have arrived meanwhile is dropped: they
-/// would be taken for the answer to this request, and its own answer for the next client's.
-async fn open(attempts: &Attempts, gateway: &Gateway, upstream: &Upstream) -> Result<Lease, ConnectFault> {
-    let now = gateway.deadlines.coarse_now();
-    if attempts.may_reuse() {
-        while let Some(lease) = upstream.reuse(attempts.backend(), now) {
-            if lease.conn.is_quiet() {
-                return Ok(lease);
+/// The attempts at one request, counted.
+struct Tries<'g> {
+    gateway: &'g Gateway,
+    upstream: &'g Upstream,
+    number: usize,
+    attempts: Attempts,
+}
+
+impl Tries<'_> {
+    /// A connection to a backend that takes one.
+    async fn open(&mut self) -> Result<Lease, Failure> {
+        loop {
+            match self.connect().await {
+                Ok(lease) => return Ok(lease),
+                Err(fault) => {
+                    self.blame(connect_error(fault));
+                    if !self.attempts.after_connect() {
+                        return Err(connect_failure(fault));
+                    }
+                    self.gateway.metrics.upstream_retry(self.number);
+                }
             }
         }
     }
-    upstream.connect(attempts.backend(), &gateway.deadlines).await
+
+    /// A kept connection where one may serve, else a new one. One on which bytes have arrived meanwhile is dropped: they
+    /// would be taken for the answer to this request, and its own answer for the next client's.
+    async fn connect(&self) -> Result<Lease, ConnectFault> {
+        let Tries { gateway, upstream, attempts, .. } = self;
+        if attempts.may_reuse() {
+            while let Some(lease) = upstream.reuse(attempts.backend(), gateway.deadlines.coarse_now()) {
+                if lease.conn.is_quiet() {
+                    return Ok(lease);
+                }
+            }
+        }
+        upstream.connect(attempts.backend(), &gateway.deadlines).await
+    }
+
+    fn blame(&self, error: UpstreamError) {
+        self.gateway.metrics.upstream_error(self.number, error);
+    }
+
+    /// Whether the request may be sent once more; see [`Attempts::after_failure`].
+    fn again(&mut self, reused: bool, unsent: bool) -> bool {
+        let again = self.attempts.after_failure(reused, unsent);
+        if again {
+            self.gateway.metrics.upstream_retry(self.number);
+        }
+        again
+    }
 }
 
 /// The request body on its way.
@@ -251,12 +300,21 @@ enum Ended {
         failure: Failure,
         silent: bool,
     },
-    Cut(u16),
+    /// `fault`: what the backend did, where it is to blame.
+    Cut {
+        status: u16,
+        fault: Option<UpstreamError>,
+    },
 }
 
 impl Ended {
     fn failed(failure: Failure) -> Ended {
         Ended::Failed { failure, silent: false }
+    }
+
+    /// The client is to blame.
+    fn cut(status: u16) -> Ended {
+        Ended::Cut { status, fault: None }
     }
 }
 
@@ -267,11 +325,27 @@ struct Flight<'g> {
     keep_alive: bool,
     /// When the request, or the first part of it, was sent.
     asked: Micros,
+    /// The deadline of what the client sends.
+    client: Timer,
     /// The backend has said 100 (Continue).
     continued: Cell<bool>,
+    /// The client waits for that with its body, and nobody else is waited for.
+    awaits_continue: Cell<bool>,
 }
 
-impl Flight<'_> {
+impl<'g> Flight<'g> {
+    fn new(gateway: &'g Gateway, upstream: &'g Upstream, client: &Conn, keep_alive: bool) -> Flight<'g> {
+        Flight {
+            gateway,
+            upstream,
+            keep_alive,
+            asked: gateway.clock.now(),
+            client: client.reader.timer(),
+            continued: Cell::new(false),
+            awaits_continue: Cell::new(false),
+        }
+    }
+
     /// The request is sent: reads the response and passes it on.
     async fn answer(&self, client: &mut Conn, lease: &mut Lease, scratch: &mut Scratch, is_whole: bool) -> Ended {
         lease.conn.reader.deadline(self.upstream.settings.response);
@@ -297,6 +371,7 @@ impl Flight<'_> {
         scratch: &mut Scratch,
         upload: &mut Upload,
     ) -> Ended {
+        self.awaits_continue.set(scratch.head.expects_continue);
         let stage = Cell::new(Stage::Nothing);
         let keep_alive = Cell::new(false);
         let response_timer = lease.conn.reader.timer();
@@ -315,7 +390,7 @@ impl Flight<'_> {
             upload,
             &mut scratch.out,
             response_timer,
-            &stage
+            &stage,
         ));
         let mut receiving =
             pin!(download.run(&mut lease.conn.reader, &mut client.writer, &mut scratch.response, &mut scratch.back));
@@ -329,8 +404,8 @@ impl Flight<'_> {
                 if let Err(Uploading::Client(failure)) = result {
                     return Poll::Ready(match stage.get() {
                         Stage::Nothing => Ended::failed(failure),
-                        Stage::Interim => Ended::Cut(failure.answer().status),
-                        Stage::Begun(status) => Ended::Cut(status),
+                        Stage::Interim => Ended::cut(failure.answer().status),
+                        Stage::Begun(status) => Ended::cut(status),
                     });
                 }
             }
@@ -354,14 +429,20 @@ impl Flight<'_> {
         response: Timer,
         stage: &Cell<Stage>,
     ) -> Result<(), Uploading> {
-        let client_timeouts = &self.gateway.rules.timeouts;
         while !upload.body.is_done() {
             if reader.data().is_empty() {
-                reader.deadline(client_timeouts.body);
+                match self.awaits_continue.get() {
+                    true => response.deadline(self.upstream.settings.response),
+                    false => reader.deadline(self.gateway.rules.timeouts.body),
+                }
                 reader.fill(PIECE_MAX).await.map_err(|end| match end {
                     End::TimedOut => Uploading::Client(Failure::TooSlow),
                     End::Closed | End::Broken => Uploading::Client(Failure::Refused(CUT_SHORT)),
                 })?;
+            }
+            if self.awaits_continue.replace(false) {
+                // It did not wait for it.
+                response.stop();
             }
             // From here it is the backend that may be slow.
             reader.no_deadline();
@@ -389,12 +470,13 @@ impl Flight<'_> {
         Ok(())
     }
 
-    /// Whether the backend must have taken the body for this request's. One that answers without reading it may take it
-    /// for the next request, which would be another client's: known of requests that usually have no body (RFC 9110
-    /// sections 9.3.1, 9.3.2 and 9.3.5), and of those that were to wait for a 100 that did not come.
+    /// Whether the backend is to be trusted to have taken the body for this request's. One that answers without reading
+    /// it may take it for the next request, which would be another client's. So the methods whose purpose is a body are
+    /// trusted with one, and nobody who was to say 100 first and did not.
     fn has_surely_read(&self, head: &RequestHead) -> bool {
-        let is_odd = matches!(head.kind, Method::Get | Method::Head | Method::Delete) && head.framing != Framing::Empty;
-        !is_odd && (!head.expects_continue || self.continued.get())
+        let is_usual =
+            head.framing == Framing::Empty || matches!(head.kind, Method::Post | Method::Put | Method::Patch);
+        is_usual && (!head.expects_continue || self.continued.get())
     }
 
     /// Keeps the connection where nothing is due on it, and the buffer in any case.
@@ -456,7 +538,7 @@ impl Download<'_> {
         reader.consume(head.len);
         if head.status == 101 {
             let sent = writer.send(out, gateway.rules.timeouts.write).await;
-            return sent.result.map_or(Ended::Cut(101), |()| Ended::Switched);
+            return sent.result.map_or(Ended::cut(101), |()| Ended::Switched);
         }
         let mut body = Decoder::new(head.framing);
         match self.pass_body(reader, writer, &mut body, framed, out).await {
@@ -465,7 +547,7 @@ impl Download<'_> {
                 keep_alive,
                 reusable: head.keep_alive && body.is_done() && reader.data().is_empty(),
             },
-            Err(()) => Ended::Cut(head.status),
+            Err(fault) => Ended::Cut { status: head.status, fault },
         }
     }
 
@@ -477,7 +559,8 @@ impl Download<'_> {
         head: &mut ResponseHead,
         out: &mut Vec<u8>,
     ) -> Result<(), Ended> {
-        for interims in 0..INTERIM_MAX {
+        let mut interims = 0;
+        loop {
             loop {
                 let parsed = match reader.data() {
                     [] => Ok(false),
@@ -495,14 +578,30 @@ impl Download<'_> {
             match head.status {
                 101 if forward::accepts(reader.data(), head, self.offer) => return Ok(()),
                 101 => return Err(Ended::failed(Failure::BadResponse(BadResponse("an upgrade nobody asked for")))),
+                100..200 if interims == INTERIM_MAX => {
+                    return Err(Ended::failed(Failure::BadResponse(BadResponse("too many interim responses"))));
+                }
                 100..200 => {
+                    interims += 1;
                     self.flight.continued.set(self.flight.continued.get() || head.status == 100);
                     self.pass_interim(reader, writer, head, out).await?;
+                    self.go_on_after_interim(reader);
                 }
                 _ => return Ok(()),
             }
         }
-        Err(Ended::failed(Failure::BadResponse(BadResponse("too many interim responses"))))
+    }
+
+    /// An interim response is a sign of life; the first 100 makes it the client's turn.
+    fn go_on_after_interim(&self, reader: &Reader) {
+        let flight = self.flight;
+        match flight.continued.get() && flight.awaits_continue.replace(false) {
+            true => {
+                reader.no_deadline();
+                flight.client.deadline(flight.gateway.rules.timeouts.body);
+            }
+            false => reader.move_deadline(flight.upstream.settings.response),
+        }
     }
 
     /// Passes an interim response on to a client that knows them.
@@ -520,7 +619,7 @@ impl Download<'_> {
             forward::response(out, reader.data(), head, &delivery);
             self.stage.set(Stage::Interim);
             let sent = writer.send(out, self.flight.gateway.rules.timeouts.write).await;
-            sent.result.map_err(|_| Ended::Cut(head.status))?;
+            sent.result.map_err(|_| Ended::cut(head.status))?;
             self.stage.set(Stage::Nothing);
         }
         reader.consume(head.len);
@@ -535,16 +634,16 @@ impl Download<'_> {
         body: &mut Decoder,
         framed: Framing,
         out: &mut Vec<u8>,
-    ) -> Result<(), ()> {
+    ) -> Result<(), Option<UpstreamError>> {
         let write = self.flight.gateway.rules.timeouts.write;
         loop {
             let bad = gather(self.flight.gateway, reader, body, framed, out).is_err();
             if !out.is_empty() {
-                writer.send(out, write).await.result.map_err(drop)?;
+                writer.send(out, write).await.result.map_err(|_| None)?;
                 out.clear();
             }
             if bad {
-                return Err(());
+                return Err(Some(UpstreamError::BadResponse));
             }
             if body.is_done() {
                 return Ok(());
@@ -553,13 +652,13 @@ impl Download<'_> {
                 return self.end_by_close(writer, framed, out, write).await;
             }
             if framed != Framing::Chunked && body.take_data(reader.data().len()) {
-                writer.send_from(reader, write).await.map_err(drop)?;
+                writer.send_from(reader, write).await.map_err(|_| None)?;
             }
         }
     }
 
     /// Receives more of the body; true where the close was its proper end.
-    async fn is_over(&self, reader: &mut Reader, body: &Decoder) -> Result<bool, ()> {
+    async fn is_over(&self, reader: &mut Reader, body: &Decoder) -> Result<bool, Option<UpstreamError>> {
         reader.deadline(self.flight.upstream.settings.response);
         let received = reader.fill(PIECE_MAX).await;
         // From here it is the client that may be slow.
@@ -567,7 +666,8 @@ impl Download<'_> {
         match received {
             Ok(_) => Ok(false),
             Err(End::Closed) if body.ends_at_close() => Ok(true),
-            Err(_) => Err(()),
+            Err(End::TimedOut) => Err(Some(UpstreamError::Timeout)),
+            Err(End::Closed | End::Broken) => Err(Some(UpstreamError::Receive)),
         }
     }
 
@@ -577,13 +677,13 @@ impl Download<'_> {
         framed: Framing,
         out: &mut Vec<u8>,
         write: Duration,
-    ) -> Result<(), ()> {
+    ) -> Result<(), Option<UpstreamError>> {
         if framed != Framing::Chunked {
             return Ok(());
         }
         out.extend_from_slice(LAST_CHUNK);
         out.extend_from_slice(b"\r\n");
-        writer.send(out, write).await.result.map_err(drop)?;
+        writer.send(out, write).await.result.map_err(|_| None)?;
         out.clear();
         Ok(())
     }

@@ -148,7 +148,9 @@ pub struct Addressee<'a> {
 }
 
 /// Appends the answer to a failure.
-pub fn failure(out: &mut Vec<u8>, failure: &Failure, to: &Addressee<'_>) {
+///
+/// `fields` are whole lines to add, such as the rate limit's.
+pub fn failure(out: &mut Vec<u8>, failure: &Failure, fields: &[u8], to: &Addressee<'_>) {
     let answer = failure.answer();
     let mut body = String::with_capacity(256);
     body.push_str("{\"type\":\"");
@@ -164,10 +166,12 @@ pub fn failure(out: &mut Vec<u8>, failure: &Failure, to: &Addressee<'_>) {
     let retry = answer.retry_after_s.map(|seconds| format!("Retry-After: {seconds}\r\n"));
     let required = match answer.status {
         401 => "WWW-Authenticate: ApiKey\r\n",
-        405 => "Allow: OPTIONS\r\n",
+        405 => "Allow:\r\n",
         _ => "",
     };
-    let extra = [retry.as_deref().unwrap_or(""), required];
+    // Made of our own names and numbers, so it is text.
+    let fields = std::str::from_utf8(fields).unwrap_or_default();
+    let extra = [retry.as_deref().unwrap_or(""), required, fields];
     push_answer(out, answer.status, answer.title, &extra, &body, to);
 }
 

@@ -121,7 +121,7 @@ async fn turn_away(stream: TcpStream, gateway: &Gateway) {
     let mut out = Vec::new();
     let date = gateway.date.borrow().clone();
     let to = Addressee { version: Version::Http11, asked: Method::Get, keep_alive: false, request_id: "", date: &date };
-    reply::failure(&mut out, &Failure::Overloaded, &to);
+    reply::failure(&mut out, &Failure::Overloaded, &[], &to);
     if client.writer.send(&mut out, gateway.rules.timeouts.write).await.result.is_ok() {
         proxy::linger(&mut client).await;
     }

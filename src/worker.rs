@@ -9,7 +9,7 @@
 )]
 
 use crate::config::{Config, Io};
-use crate::conn::{Deadlines, SCAN_INTERVAL};
+use crate::conn::{Deadlines, SCAN_INTERVAL, UNSENT_MAX};
 use crate::gateway::{Gateway, Rules};
 use crate::limit::{Limiter, StoreKind, memory, script};
 use crate::log::{Budget, Take};
@@ -143,6 +143,8 @@ impl Setup {
 pub struct Signals {
     /// Set once: finish what runs and stop.
     pub draining: AtomicBool,
+    /// Set once: stop without finishing.
+    pub at_once: AtomicBool,
     /// Workers that accept clients.
     pub serving: AtomicUsize,
     /// Workers that have nothing left to do.
@@ -244,6 +246,8 @@ pub fn listen(address: SocketAddr, workers: usize) -> io::Result<Opened> {
         if address.is_ipv6() {
             socket.set_only_v6(false)?;
         }
+        // Accepted sockets inherit it.
+        socket.set_tcp_notsent_lowat(UNSENT_MAX)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         let listener: std::net::TcpListener = socket.into();
@@ -356,8 +360,14 @@ async fn scan(
                 stop_at = Some(present.after(drain));
             }
             gateway.deadlines.end_idle();
-            let is_over = accepting.get() == 0 && gateway.open.get() == 0;
-            if is_over || stop_at.is_some_and(|at| at <= present) {
+            if accepting.get() == 0 && gateway.open.get() == 0 {
+                return;
+            }
+            if signals.at_once.load(Ordering::Acquire) || stop_at.is_some_and(|at| at <= present) {
+                for upstream in &gateway.upstreams {
+                    upstream.close_idle();
+                }
+                gateway.deadlines.reset_busy();
                 return;
             }
         }

@@ -143,6 +143,25 @@ fn a_half_closed_client_is_waited_for_as_long_as_its_backend_goes_on() {
 }
 
 #[test]
+fn a_half_closed_client_gets_the_answer_that_comes_after_interim_ones() {
+    let origin = Origin::new(|mut stream, _| {
+        while read_head(&mut stream).is_some() {
+            for _ in 0..6 {
+                std::thread::sleep(Duration::from_millis(400));
+                stream.write_all(b"HTTP/1.1 102 Processing\r\n\r\n").unwrap();
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").unwrap();
+        }
+    });
+    let gateway = Gateway::start(&config("", &[origin.address], ""));
+    let mut client = Client::connect(gateway.address);
+    client.send(GET).stream.shutdown(Shutdown::Write).unwrap();
+    let statuses: Vec<u16> = (0..7).map(|_| client.response().status).collect();
+    assert_eq!(statuses, [102, 102, 102, 102, 102, 102, 200]);
+    assert!(client.is_closed());
+}
+
+#[test]
 fn a_half_closed_client_that_reads_slowly_gets_all_of_it() {
     const SIZE: usize = 24 * 1024 * 1024;
     let origin = Origin::new(|mut stream, _| {

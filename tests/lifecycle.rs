@@ -3,9 +3,9 @@
 use crate::support::client::{self, Client, Response};
 use crate::support::gateway::{Gateway, config, io};
 use crate::support::origin::{Origin, read_head};
-use crate::support::{signal, until};
+use crate::support::{PATIENCE, signal, until};
 use rustix::process::Signal;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -124,6 +124,42 @@ fn a_request_that_never_ends_is_cut_off_after_the_drain() {
     assert_eq!(gateway.wait().code(), Some(0));
 }
 
+/// A backend that never ends the body, which only its close would end.
+fn endless_origin() -> Origin {
+    Origin::new(|mut stream, _| {
+        read_head(&mut stream).unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\npart").unwrap();
+        let _ = stream.read(&mut [0]);
+    })
+}
+
+#[test]
+fn a_body_that_the_stop_cuts_off_does_not_look_whole() {
+    for signals in [&[Signal::TERM][..], &[Signal::TERM, Signal::TERM]] {
+        let origin = endless_origin();
+        let drain = if signals.len() > 1 { "1h" } else { "500ms" };
+        let timeouts = format!("[server.timeouts]\ndrain = \"{drain}\"");
+        let mut gateway = Gateway::start(&config(&timeouts, &[origin.address], ""));
+        let mut old = Client::connect(gateway.address);
+        old.send("GET / HTTP/1.0\r\n\r\n");
+        let mut seen = [0; 4096];
+        let mut length = 0;
+        until("the client has a part of the body", || {
+            length += old.stream.read(&mut seen[length..]).unwrap();
+            seen[..length].ends_with(b"part")
+        });
+        for (number, &which) in signals.iter().enumerate() {
+            signal(gateway.process(), which);
+            if number == 0 {
+                until_refusing(&gateway);
+            }
+        }
+        let end = old.stream.read(&mut [0]).map_err(|error| error.kind());
+        assert_eq!(end, Err(ErrorKind::ConnectionReset), "{signals:?}");
+        assert_eq!(gateway.wait().code(), Some(0));
+    }
+}
+
 #[test]
 fn a_second_signal_ends_the_drain_at_once() {
     for second in [Signal::TERM, Signal::INT] {
@@ -173,7 +209,11 @@ fn clients_beyond_the_cap_are_told_so_until_there_is_room() {
 
 /// A gateway with one short timeout.
 fn hasty(timeout: &str, origin: &Origin) -> Gateway {
-    let timeouts = format!("[server.timeouts]\n{timeout} = \"300ms\"");
+    hasty_by(timeout, "300ms", origin)
+}
+
+fn hasty_by(timeout: &str, duration: &str, origin: &Origin) -> Gateway {
+    let timeouts = format!("[server.timeouts]\n{timeout} = \"{duration}\"");
     Gateway::start(&config(&timeouts, &[origin.address], ""))
 }
 
@@ -192,6 +232,24 @@ fn a_head_that_takes_too_long_is_408() {
         is_problem(&client.response(), 408, "client");
     }
     assert_eq!(origin.requests().len(), 3);
+}
+
+#[test]
+fn a_first_line_that_is_wrong_is_refused_before_the_head_is_over() {
+    let origin = Origin::ok();
+    let gateway = Gateway::start(&config("[server.timeouts]\nhead = \"1h\"", &[origin.address], ""));
+    for (before, line, status) in [
+        ("", "GET /\r\n", 505),
+        ("\r\n", "GET /\r\n", 505),
+        ("\r\n", "GET / HTTP/3.0\r\n", 505),
+        ("\r\n", "nonsense\r\n", 400),
+    ] {
+        let mut client = Client::connect(gateway.address);
+        client.send(before);
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(client.send(line).response().status, status, "{before:?} {line:?}");
+    }
+    assert_eq!(origin.connections(), 0);
 }
 
 #[test]
@@ -263,6 +321,34 @@ fn a_client_that_takes_nothing_is_cut_off() {
     client.send(GET);
     until("the backend's connection is closed", || ended.load(Ordering::SeqCst));
     until("the client is forgotten", || gateway.metric("rateguard_connections") == 0.0);
+}
+
+#[test]
+fn a_client_that_reads_slowly_and_steadily_gets_all_of_it() {
+    const SIZE: usize = 6 * 1024 * 1024;
+    let origin = Origin::new(move |mut stream, _| {
+        read_head(&mut stream).unwrap();
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n").unwrap();
+        stream.write_all(&vec![b'x'; SIZE]).unwrap();
+        let _ = stream.read(&mut [0]);
+    });
+    let gateway = hasty_by("write", "1s", &origin);
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(64 * 1024).unwrap();
+    socket.connect(&gateway.address.into()).unwrap();
+    let mut stream: TcpStream = socket.into();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(GET.as_bytes()).unwrap();
+    let (mut got, mut piece) = (0, vec![0; 64 * 1024]);
+    // Far slower than the timeout where the kernel would take megabytes ahead, and far faster than it where it takes
+    // what the client is about to read.
+    while got < SIZE {
+        std::thread::sleep(Duration::from_millis(40));
+        match stream.read(&mut piece).unwrap() {
+            0 => panic!("cut off after {got} bytes"),
+            bytes => got += bytes,
+        }
+    }
 }
 
 /// The names of the gateway's threads.

@@ -9,8 +9,10 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
 const POST: &str = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello";
 
 /// A gateway in front of these servers; `upstream` are further lines of the upstream's section.
@@ -140,6 +142,29 @@ fn nobody_to_connect_to_is_502() {
 }
 
 #[test]
+fn a_client_whose_request_was_whole_keeps_its_connection_when_the_backend_fails() {
+    let (_held, dead) = refusing();
+    let gateway = gateway(&[dead], "retries = 0");
+    let mut client = Client::connect(gateway.address);
+    for _ in 0..3 {
+        let response = client.send(POST).response();
+        assert_eq!((response.status, response.field("Connection")), (502, None));
+    }
+}
+
+#[test]
+fn our_own_answers_tell_what_the_request_cost() {
+    let (_held, dead) = refusing();
+    let limit = "[store]\nurl = \"memory:\"\n[[limits]]\nname = \"all\"\nrate = \"1/h\"\nburst = 5\n";
+    let gateway = Gateway::start(&config("", &[dead], limit));
+    let response = client::get(gateway.address, "/");
+    assert_eq!((response.status, response.field("RateLimit")), (502, Some("\"all\";r=4;t=3600")));
+    let last = "OPTIONS / HTTP/1.1\r\nHost: h\r\nMax-Forwards: 0\r\n\r\n";
+    let response = client::raw(gateway.address, last);
+    assert_eq!((response.status, response.field("RateLimit")), (204, Some("\"all\";r=3;t=3600")));
+}
+
+#[test]
 fn a_connection_that_does_not_come_about_is_504() {
     let (_listener, _only, hole) = black_hole();
     let gateway = gateway(&[hole], "retries = 0\ntimeouts = { connect = \"200ms\" }");
@@ -196,6 +221,103 @@ fn a_backend_that_stops_in_its_response_is_cut_off() {
     let mut client = Client::connect(gateway.address);
     client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
     assert!(client.try_response(true).is_err());
+    until("it is logged", || gateway.log_of("the backend broke off in its response").len() == 1);
+    assert_eq!(errors(&gateway, "timeout"), 1.0);
+}
+
+#[test]
+fn a_backend_that_ends_in_its_response_is_counted_and_one_whose_client_leaves_is_not() {
+    let (breaking, _) = counting(|stream| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel").unwrap();
+    });
+    let gateway = gateway(&[breaking.address], "");
+    assert!(Client::connect(gateway.address).send(GET).try_response(true).is_err());
+    until("it is logged", || gateway.log_of("the backend broke off in its response").len() == 1);
+    assert_eq!((errors(&gateway, "receive"), retries(&gateway)), (1.0, 0.0));
+
+    let (endless, _) = counting(|stream| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5000000000\r\n\r\n").unwrap();
+        while stream.write_all(&[b'x'; 64 * 1024]).is_ok() {}
+    });
+    let gateway = self::gateway(&[endless.address], "");
+    let mut client = Client::connect(gateway.address);
+    client.send(GET).stream.read_exact(&mut [0; 64 * 1024]).unwrap();
+    drop(client);
+    until("the client is forgotten", || gateway.metric("rateguard_connections") == 0.0);
+    let blamed: f64 = ["receive", "timeout", "bad_response", "send"].iter().map(|kind| errors(&gateway, kind)).sum();
+    assert_eq!((blamed, gateway.log_of("the backend broke off in its response").len()), (0.0, 0));
+}
+
+#[test]
+fn a_backend_that_stops_reading_is_504() {
+    let origin = Origin::new(|mut stream, _| {
+        read_head(&mut stream).unwrap();
+        until("the gateway has given up", || {
+            let mut fds = [rustix::event::PollFd::new(&stream, rustix::event::PollFlags::RDHUP)];
+            rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default())).unwrap() > 0
+        });
+    });
+    let gateway = gateway(&[origin.address], "timeouts = { response = \"400ms\" }");
+    let mut client = Client::connect(gateway.address);
+    client.send("PUT / HTTP/1.1\r\nHost: h\r\nX-Request-Id: my-id\r\nContent-Length: 1000000000\r\n\r\n");
+    let mut sending = client.stream.try_clone().unwrap();
+    let sender = std::thread::spawn(move || while sending.write_all(&[b'x'; 64 * 1024]).is_ok() {});
+    let response = client.response();
+    // Nobody takes the rest of the body.
+    drop(client);
+    sender.join().unwrap();
+    is_upstream_problem(&response, 504);
+    assert_eq!((errors(&gateway, "timeout"), retries(&gateway)), (1.0, 0.0));
+}
+
+#[test]
+fn a_backend_that_never_says_continue_is_504_and_the_client_is_not_blamed() {
+    let origin = Origin::new(|mut stream, _| {
+        read_head(&mut stream).unwrap();
+        hold(&mut stream);
+    });
+    let config = config("[server.timeouts]\nbody = \"200ms\"", &[origin.address], "");
+    let timeouts = "[upstreams.app.timeouts]\nresponse = \"600ms\"\n[[routes]]";
+    let gateway = Gateway::start(&config.replace("[[routes]]", timeouts));
+    let mut client = Client::connect(gateway.address);
+    client
+        .send("POST / HTTP/1.1\r\nHost: h\r\nX-Request-Id: my-id\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
+    let response = client.response();
+    is_upstream_problem(&response, 504);
+    assert_eq!((errors(&gateway, "timeout"), response.field("Connection")), (1.0, Some("close")));
+}
+
+#[test]
+fn a_client_that_was_told_to_continue_and_does_not_is_408() {
+    let origin = Origin::new(|mut stream, _| {
+        read_head(&mut stream).unwrap();
+        stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").unwrap();
+        hold(&mut stream);
+    });
+    let config = config("[server.timeouts]\nbody = \"300ms\"", &[origin.address], "");
+    let gateway = Gateway::start(&config);
+    let mut client = Client::connect(gateway.address);
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
+    assert_eq!(client.response().status, 100);
+    assert_eq!(client.response().status, 408);
+}
+
+#[test]
+fn a_backend_that_says_that_it_goes_on_may_take_longer() {
+    let (origin, requests) = counting(|stream| {
+        for _ in 0..8 {
+            std::thread::sleep(Duration::from_millis(250));
+            stream.write_all(b"HTTP/1.1 102 Processing\r\n\r\n").unwrap();
+        }
+        stream.write_all(OK).unwrap();
+    });
+    let gateway = gateway(&[origin.address], "timeouts = { response = \"1s\" }");
+    let mut client = Client::connect(gateway.address);
+    client.send(GET);
+    for _ in 0..8 {
+        assert_eq!(client.response().status, 102);
+    }
+    assert_eq!((client.response().status, requests.load(Ordering::SeqCst)), (200, 1));
 }
 
 #[test]

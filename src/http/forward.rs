@@ -23,6 +23,8 @@ pub struct Hop<'a> {
     pub trusted: bool,
     /// The id of this request.
     pub request_id: &'a [u8],
+    /// The host for a request that names none, as HTTP/1.0 may: a backend need not take an empty one.
+    pub authority: &'a str,
 }
 
 /// The client's own `X-Request-Id`, where it is one that can be passed on and logged.
@@ -46,7 +48,14 @@ pub fn request(out: &mut Vec<u8>, buffer: &[u8], head: &RequestHead, hop: &Hop<'
     }
     out.extend_from_slice(target);
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    line(out, "Host", &[head.host.of(buffer)]);
+    line(
+        out,
+        "Host",
+        &[match (head.version, head.host.is_empty()) {
+            (Version::Http10, true) => hop.authority.as_bytes(),
+            _ => head.host.of(buffer),
+        }],
+    );
     let nominated = Nominated::of(buffer, &head.fields);
     copy_lines(out, buffer, &head.fields, |field| match field.known {
         FieldName::Host

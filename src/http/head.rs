@@ -328,7 +328,9 @@ fn method_of(token: &[u8]) -> Method {
     match token {
         b"GET" => Method::Get,
         b"HEAD" => Method::Head,
+        b"POST" => Method::Post,
         b"PUT" => Method::Put,
+        b"PATCH" => Method::Patch,
         b"DELETE" => Method::Delete,
         b"OPTIONS" => Method::Options,
         b"TRACE" => Method::Trace,

@@ -92,8 +92,12 @@ pub enum Method {
     Get,
     /// As GET, and its response never has a body.
     Head,
+    /// Neither safe nor idempotent.
+    Post,
     /// Idempotent.
     Put,
+    /// Neither safe nor idempotent (RFC 5789).
+    Patch,
     /// Idempotent.
     Delete,
     /// Safe; the only one that may ask for `*`.
@@ -107,7 +111,7 @@ pub enum Method {
 impl Method {
     /// Whether sending the request twice has the effect of sending it once (RFC 9110 section 9.2.2).
     pub fn is_idempotent(self) -> bool {
-        self != Method::Other
+        !matches!(self, Method::Post | Method::Patch | Method::Other)
     }
 }
 

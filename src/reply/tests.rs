@@ -143,7 +143,7 @@ fn every_failure_has_a_status_and_a_blame() {
         let answer = failure.answer();
         assert_eq!((answer.status, answer.blame), (status, blame), "{failure:?}");
         let mut out = Vec::new();
-        super::failure(&mut out, &failure, &TO);
+        super::failure(&mut out, &failure, b"RateLimit: x\r\n", &TO);
         let text = String::from_utf8(out).unwrap();
         assert!(text.starts_with(&format!("HTTP/1.1 {status} {}\r\n", answer.title)));
         assert_eq!(text.contains("Retry-After: 1\r\n"), status == 503);
@@ -153,7 +153,7 @@ fn every_failure_has_a_status_and_a_blame() {
 #[test]
 fn a_head_request_gets_the_length_and_no_body() {
     let mut out = Vec::new();
-    failure(&mut out, &Failure::NoRoute, &Addressee { asked: Method::Head, ..TO });
+    failure(&mut out, &Failure::NoRoute, b"", &Addressee { asked: Method::Head, ..TO });
     let text = String::from_utf8(out).unwrap();
     assert!(text.ends_with("\r\n\r\n") && text.contains("Content-Length: 1"));
 }

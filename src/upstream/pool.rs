@@ -19,6 +19,8 @@ pub const IDLE_MAX: usize = 1024;
 pub struct Upstream {
     /// As configured.
     pub settings: Settings,
+    /// The `host:port` of its first server: the host of requests that name none.
+    pub authority: String,
     backends: Vec<Backend>,
     turns: RoundRobin,
 }
@@ -60,7 +62,13 @@ impl Upstream {
     pub fn new(settings: Settings, targets: &[Arc<Target>], first: usize) -> Upstream {
         let backend =
             |target: &Arc<Target>| Backend { target: target.clone(), idle: RefCell::default(), connects: Cell::new(0) };
-        Upstream { settings, backends: targets.iter().map(backend).collect(), turns: RoundRobin::starting_at(first) }
+        let authority = settings.servers.first().map(ToString::to_string).unwrap_or_default();
+        Upstream {
+            settings,
+            authority,
+            backends: targets.iter().map(backend).collect(),
+            turns: RoundRobin::starting_at(first),
+        }
     }
 
     /// The backend whose turn it is.
@@ -99,7 +107,9 @@ impl Upstream {
         };
         // Without it a request may wait for the backend's delayed acknowledgement; not worth failing over.
         let _ = stream.set_nodelay(true);
-        Ok(Lease { conn: Conn::new(stream, deadlines), backend, reused: false })
+        let conn = Conn::new(stream, deadlines);
+        conn.limit_unsent();
+        Ok(Lease { conn, backend, reused: false })
     }
 
     /// Keeps a connection on which nothing is due.
@@ -108,6 +118,13 @@ impl Upstream {
         let mut idle = member.idle.borrow_mut();
         if idle.len() < IDLE_MAX {
             idle.push(Idle { conn: lease.conn, since: now });
+        }
+    }
+
+    /// Closes all connections that are not in use.
+    pub fn close_idle(&self) {
+        for member in &self.backends {
+            member.idle.borrow_mut().clear();
         }
     }
 

@@ -49,6 +49,9 @@ pub const ASK: &str = "GET /asked HTTP/1.1\r\nHost: h\r\n\r\n";
 pub const ASK_HEAD: &str = "HEAD /asked HTTP/1.1\r\nHost: h\r\n\r\n";
 pub const ASK_OLD: &str = "GET /asked HTTP/1.0\r\nHost: h\r\n\r\n";
 pub const ASK_POST: &str = "POST /asked HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi";
+pub const ASK_PATCH: &str = "PATCH /asked HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi";
+pub const ASK_OPTIONS_BODY: &str = "OPTIONS /asked HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi";
+pub const ASK_OTHER_BODY: &str = "PROPFIND /asked HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi";
 pub const ASK_GET_BODY: &str = "GET /asked HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi";
 pub const ASK_DELETE_BODY: &str =
     "DELETE /asked HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n";
@@ -243,7 +246,8 @@ fn check(row: &AnswerRow, got: &Got) -> Result<(), String> {
         Gets::BadGateway => {
             let is_told = row.is_to_head() || last.is_problem("upstream");
             let is_502 = last.status == 502 && is_told && last.body.done;
-            is_502 && last.field("Connection") == Some("close") && got.end == Some(None)
+            // The client's request was whole, so its connection goes on.
+            is_502 && last.field("Connection") != Some("close") && got.end.is_none()
         }
         Gets::Cut { status, body } => {
             let is_seen = !last.body.done || was_reset;

@@ -1,6 +1,7 @@
 //! What one connection says and the next does not hear: Connection and all that it names, forwarding fields, Expect,
 //! Max-Forwards, TE and Upgrade.
 
+use super::responses::options;
 use super::row::{Reply, Row, Rows, Saw, get, got, post, posted, refused, replies, saw, served};
 
 pub fn rows() -> Vec<Row> {
@@ -31,6 +32,12 @@ fn connection() -> Vec<Row> {
         staying("Connection: not-close"),
         staying("Proxy-Connection: close"),
         staying("Keep-Alive: timeout=0"),
+        staying(&options(32)),
+        refused(
+            "RFC 9110 7.6.1 (more options than fields)",
+            400,
+            [get(&options(33)), get(&format!("{}\r\n{}", options(16), options(17)))],
+        ),
     ]
     .concat()
 }

@@ -4,6 +4,9 @@ use super::message::{Answer, Body, Ends, Head, latin};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
+/// The name of the recorder's own address.
+pub const OWN_HOST: &str = "(backend)";
+
 /// A whole request, as it arrived.
 #[derive(Debug, Clone)]
 pub struct Seen {
@@ -17,6 +20,14 @@ pub struct Seen {
 impl Seen {
     pub fn target(&self) -> &str {
         self.head.line.split(' ').nth(1).unwrap_or_default()
+    }
+
+    /// Shows the backend's own address, which is another in each run, by its name.
+    fn name_host(&mut self, address: SocketAddr) {
+        let own = format!("Host: {address}");
+        for line in self.head.fields.iter_mut().filter(|line| line.eq_ignore_ascii_case(&own)) {
+            *line = format!("Host: {OWN_HOST}");
+        }
     }
 }
 
@@ -59,7 +70,8 @@ impl Recorder {
             if !link.receive() {
                 continue;
             }
-            while let Some(seen) = link.next_request()? {
+            while let Some(mut seen) = link.next_request()? {
+                seen.name_host(self.address);
                 if self.answers {
                     link.answer(&seen);
                 }

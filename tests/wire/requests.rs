@@ -291,7 +291,7 @@ fn is_backend_s(answer: &Answer, target: Option<&str>, to_head: bool) -> bool {
 }
 
 fn is_own(answer: &Answer) -> bool {
-    let says_what_is_allowed = answer.field("Allow").is_some_and(|methods| !methods.is_empty());
+    let says_what_is_allowed = answer.field("Allow").is_some_and(str::is_empty);
     answer.field("Connection") != Some("close") && (answer.status != 405 || says_what_is_allowed)
 }
 

@@ -1,8 +1,8 @@
 //! What backends send, and what a client gets of it.
 
 use super::answers::{
-    ASK_DELETE_BODY, ASK_EXPECTING, ASK_GET_BODY, ASK_HEAD, ASK_OLD, ASK_POST, ASK_UPGRADE, AnswerRow, Behind, Gets,
-    bad, cut, whole,
+    ASK_DELETE_BODY, ASK_EXPECTING, ASK_GET_BODY, ASK_HEAD, ASK_OLD, ASK_OPTIONS_BODY, ASK_OTHER_BODY, ASK_PATCH,
+    ASK_POST, ASK_UPGRADE, AnswerRow, Behind, Gets, bad, cut, whole,
 };
 
 pub fn rows() -> Vec<AnswerRow> {
@@ -100,6 +100,11 @@ fn good() -> Vec<AnswerRow> {
 
 const THEN: &str = "Tue, 01 Jan 2019 00:00:00 GMT";
 
+/// A `Connection` field of that many members.
+pub fn options(count: usize) -> String {
+    format!("Connection: {}", vec!["x"; count].join(","))
+}
+
 fn fields() -> Vec<AnswerRow> {
     let of = |section, lines: &str, passed: &[&str]| {
         whole(section, ok(&format!("{lines}\r\n{TWO}"), "ok"), OK, &[passed, &[TWO]].concat(), "ok")
@@ -111,6 +116,7 @@ fn fields() -> Vec<AnswerRow> {
         of("RFC 9110 7.6.1", "Connection: x-a\r\nX-A: 1\r\nX-B: 2", &["X-B: 2"]),
         of("RFC 9110 7.6.1", "Keep-Alive: timeout=5\r\nProxy-Connection: x\r\nConnection: keep-alive", &[]),
         of("RFC 9110 7.6.1 (the length stays)", "Connection: content-length, set-cookie\r\nSet-Cookie: a", &[]),
+        of("RFC 9110 7.6.1 (as many options as may be)", &options(32), &[]),
         of("RFC 9110 7.8 (an offer of our peer's)", "Connection: Upgrade\r\nUpgrade: h2c", &[]),
         of(
             "RFC 9110 11.6.1 (for the client)",
@@ -119,6 +125,9 @@ fn fields() -> Vec<AnswerRow> {
         ),
         of("CL.0 (a body with a GET may be left unread)", "X: y", &["X: y"]).asking(ASK_GET_BODY).not_kept(),
         of("CL.0 (and with a DELETE)", "X: y", &["X: y"]).asking(ASK_DELETE_BODY).not_kept(),
+        of("CL.0 (and with an OPTIONS)", "X: y", &["X: y"]).asking(ASK_OPTIONS_BODY).not_kept(),
+        of("CL.0 (and with methods we do not know)", "X: y", &["X: y"]).asking(ASK_OTHER_BODY).not_kept(),
+        of("RFC 5789 2 (a PATCH is read)", "X: y", &["X: y"]).asking(ASK_PATCH),
         of("RFC 9110 10.1.1 (answered without the body)", "X: y", &["X: y"]).asking(ASK_EXPECTING).not_kept(),
         of("RFC 9110 9.3.3 (a POST is read)", "X: y", &["X: y"]).asking(ASK_POST),
         of("RFC 9110 6.6.2 (no trailers, no Trailer)", "Trailer: X-Sum", &[]),
@@ -269,6 +278,7 @@ fn heads() -> Vec<AnswerRow> {
             "RFC 9112 5.1 (white space before the colon)",
             ["X : a", "X\t: a", "Content-Length : 5", "Transfer-Encoding : chunked"].iter().map(of),
         ),
+        bad("RFC 9110 7.6.1 (more options than fields)", [ok(&format!("{}\r\n{TWO}", options(33)), "ok")]),
         bad("RFC 9110 5.1 (no name)", [": a", "X Y: a", "X(: a", "X\u{e4}: a", "X"].iter().map(of)),
         bad(
             "response splitting (bare CR)",
@@ -523,11 +533,11 @@ fn interims() -> Vec<AnswerRow> {
             format!("HTTP/1.1 103 Early Hints\r\nContent-Length: 9\r\n\r\n{last}"),
             &[hint],
         ),
-        of("RFC 9110 15.2 (as many as may be)", flood(15), &["HTTP/1.1 102 Processing"; 15]),
+        of("RFC 9110 15.2 (as many as may be)", flood(16), &["HTTP/1.1 102 Processing"; 16]),
         of("RFC 9110 15.2 (to a HEAD)", format!("{hints}{}", ok(TWO, "")), &[hint]).asking(ASK_HEAD).empty(),
     ];
     rows.extend(
-        bad("RFC 9110 15.2 (a flood)", [flood(16), flood(40)])
+        bad("RFC 9110 15.2 (a flood)", [flood(17), flood(40)])
             .into_iter()
             .map(|row| row.interims(&["HTTP/1.1 102 Processing"; 16])),
     );

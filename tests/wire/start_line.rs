@@ -1,5 +1,6 @@
 //! Request lines: methods, targets, versions, and what stands before them.
 
+use super::recorder::OWN_HOST;
 use super::row::{Row, Rows, Saw, got, refused, replies, saw, served};
 
 pub fn rows() -> Vec<Row> {
@@ -270,7 +271,11 @@ fn old_clients() -> Vec<Row> {
         old("GET / HTTP/1.0\r\nHost: h\r\nConnection: Keep-Alive\r\nKeep-Alive: 5\r\n\r\n", got(&[via])),
         old("GET / HTTP/1.0\r\nHost: h\r\nConnection: keep-alive, close\r\n\r\n", got(&[via])).closing(),
         old("GET / HTTP/1.0\r\nHost: h\r\nProxy-Connection: keep-alive\r\n\r\n", got(&[via])).closing(),
-        old("GET / HTTP/1.0\r\n\r\n", got(&[via, "Host:"]).host("")).closing(),
+        old(
+            "GET / HTTP/1.0\r\n\r\n",
+            Saw { fields: vec![via.into(), format!("Host: {OWN_HOST}")], ..got(&[]).host("") },
+        )
+        .closing(),
         old("GET http://other/a HTTP/1.0\r\n\r\n", Saw { line: "GET /a HTTP/1.1", ..got(&[via]).host("other") })
             .closing(),
         old(

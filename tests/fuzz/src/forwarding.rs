@@ -15,6 +15,7 @@ const WIDE: Bounds = Bounds { head_max: 64 * 1024, fields_max: FIELDS_MAX, body_
 /// The peer and the request's id.
 const PEER: &str = "203.0.113.9";
 const REQUEST_ID: &[u8] = b"4711";
+const AUTHORITY: &str = "up:80";
 
 /// Fields that speak of one connection (RFC 9110 section 7.6.1), and those that are written anew.
 const HOP_BY_HOP: [&str; 7] =
@@ -71,7 +72,7 @@ fn forward_request(bytes: &[u8], read: &Request, trusted: bool) {
     let Ok(Some(mut head)) = parse_request(bytes, &BOUNDS) else { panic!("not taken: {}", shown(bytes)) };
     Identity::new(Settings::default()).mark_aliases(&mut head, bytes);
     let mut out = Vec::new();
-    let hop = Hop { peer: PEER, trusted, request_id: REQUEST_ID };
+    let hop = Hop { peer: PEER, trusted, request_id: REQUEST_ID, authority: AUTHORITY };
     forward::request(&mut out, bytes, &head, &hop);
     let Verdict::Whole(sent) = grammar::request(&out, &WIDE) else { panic!("no request: {}", shown(&out)) };
     let Ok(Some(again)) = parse_request(&out, &WIDE) else { panic!("not taken: {}", shown(&out)) };
@@ -85,12 +86,20 @@ fn forward_request(bytes: &[u8], read: &Request, trusted: bool) {
         _ => [b"/", read.target.as_slice()].concat(),
     };
     assert_eq!((shown(&sent.method), shown(&sent.target)), (shown(&read.method), shown(&target)), "{}", shown(&out));
-    assert_eq!((&sent.host, sent.minor), (&read.host, 1), "{}", shown(&out));
+    assert_eq!((sent.host.as_slice(), sent.minor), (host_of(read), 1), "{}", shown(&out));
     assert!(sent.keep_alive && sent.expects_continue == read.expects_continue, "{}", shown(&out));
     assert_eq!((&sent.protocols, sent.takes_trailers), (&read.protocols, read.takes_trailers), "{}", shown(&out));
     same_lines(&out, sent.fields, request_lines(read, trusted));
     let body = &bytes[read.len..];
     one_message(&out, body, read.framing, read.framing);
+}
+
+/// The host that a backend is to be asked for.
+fn host_of(read: &Request) -> &[u8] {
+    match read.minor == 0 && read.host.is_empty() {
+        true => AUTHORITY.as_bytes(),
+        false => &read.host,
+    }
 }
 
 /// The lines that a backend is to get.
@@ -113,7 +122,7 @@ fn request_lines(read: &Request, trusted: bool) -> Vec<Line> {
     };
     let mut lines: Vec<Line> = read.fields.iter().filter(stays).cloned().collect();
     let mut add = |name: &str, value: &[u8]| lines.push(Line { name: name.into(), value: value.to_vec() });
-    add("Host", &read.host);
+    add("Host", host_of(read));
     let options: Vec<&str> = [("TE", read.takes_trailers), ("Upgrade", !read.protocols.is_empty())]
         .iter()
         .filter(|o| o.1)

@@ -155,7 +155,9 @@ fn kind(method: &[u8]) -> Method {
     match method {
         b"GET" => Method::Get,
         b"HEAD" => Method::Head,
+        b"POST" => Method::Post,
         b"PUT" => Method::Put,
+        b"PATCH" => Method::Patch,
         b"DELETE" => Method::Delete,
         b"OPTIONS" => Method::Options,
         b"TRACE" => Method::Trace,
