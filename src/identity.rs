@@ -366,6 +366,10 @@ fn push_hex_upper(out: &mut Vec<u8>, byte: u8) {
 /// Writes the endpoint of a request target: the path with unreserved characters decoded (RFC 3986 section 2.3), dot
 /// segments resolved (5.2.4), empty segments merged, without query and trailing slash. `//a`, `/%61`, `/a/`, `/a?x` and
 /// `/./a` are all `/a`.
+///
+/// It goes further where some servers do: `%2F`, `%5C` and `\` are separators, and path parameters are dropped, so that
+/// `/a%2Fb` and `/a;x/b` are `/a/b`. Whichever reading the backend has, a limit on a prefix applies to all of them.
+/// Case is kept.
 pub fn endpoint(target: &[u8], out: &mut Vec<u8>) {
     out.clear();
     let path = target.split(|&b| b == b'?').next().unwrap_or_default();
@@ -374,17 +378,12 @@ pub fn endpoint(target: &[u8], out: &mut Vec<u8>) {
         return;
     }
     for segment in path.split(|&b| b == b'/') {
-        let start = out.len();
-        out.push(b'/');
-        push_decoded(out, segment);
-        match &out[start + 1..] {
-            b"" | b"." => out.truncate(start),
-            b".." => {
-                out.truncate(start);
-                let parent = out.iter().rposition(|&b| b == b'/').unwrap_or(0);
-                out.truncate(parent);
-            }
-            _ => {}
+        let mut rest = Some(segment);
+        while let Some(piece) = rest {
+            let start = out.len();
+            out.push(b'/');
+            rest = push_decoded(out, piece);
+            settle(out, start);
         }
     }
     if out.is_empty() {
@@ -392,16 +391,36 @@ pub fn endpoint(target: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Appends a path segment with unreserved characters decoded; other escapes keep their meaning, in capitals.
-fn push_decoded(out: &mut Vec<u8>, segment: &[u8]) {
+/// Drops the parameters of the segment that was written from `start` on, and the segment itself where it is none.
+fn settle(out: &mut Vec<u8>, start: usize) {
+    if let Some(at) = memchr::memchr(b';', &out[start..]) {
+        out.truncate(start + at);
+    }
+    match &out[start + 1..] {
+        b"" | b"." => out.truncate(start),
+        b".." => {
+            out.truncate(start);
+            let parent = out.iter().rposition(|&b| b == b'/').unwrap_or(0);
+            out.truncate(parent);
+        }
+        _ => {}
+    }
+}
+
+/// Appends a path segment with unreserved characters decoded; other escapes keep their meaning, in capitals. A separator
+/// that is no slash ends it: then what is behind that is returned.
+fn push_decoded<'s>(out: &mut Vec<u8>, segment: &'s [u8]) -> Option<&'s [u8]> {
     let mut rest = segment;
-    while let Some(at) = memchr::memchr(b'%', rest) {
+    while let Some(at) = memchr::memchr2(b'%', b'\\', rest) {
         out.extend_from_slice(&rest[..at]);
         rest = &rest[at..];
+        if rest[0] == b'\\' {
+            return Some(&rest[1..]);
+        }
         let digits = rest.get(1..3).and_then(|two| Some((hex(two[0])?, hex(two[1])?)));
-        match digits {
-            Some((high, low)) => {
-                let byte = high << 4 | low;
+        match digits.map(|(high, low)| high << 4 | low) {
+            Some(b'/' | b'\\') => return Some(&rest[3..]),
+            Some(byte) => {
                 if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
                     out.push(byte);
                 } else {
@@ -418,6 +437,7 @@ fn push_decoded(out: &mut Vec<u8>, segment: &[u8]) {
         }
     }
     out.extend_from_slice(rest);
+    None
 }
 
 fn hex(digit: u8) -> Option<u8> {

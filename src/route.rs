@@ -17,7 +17,7 @@ pub struct Match {
     pub methods: Vec<String>,
 }
 
-/// A host name to match, without port, compared without case (RFC 9110 section 4.2.3).
+/// A host name to match, without port and the dot at its end, compared without case (RFC 9110 section 4.2.3).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostPattern {
     /// `api.example.com`
@@ -29,7 +29,7 @@ pub enum HostPattern {
 impl HostPattern {
     /// Reads `example.com` or `*.example.com`; `None` where it is neither.
     pub fn parse(text: &str) -> Option<HostPattern> {
-        let lower = text.to_ascii_lowercase();
+        let lower = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
         let name = lower.strip_prefix("*.").unwrap_or(&lower);
         let valid = !name.is_empty()
             && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'[' | b']' | b':'));
@@ -76,12 +76,14 @@ impl Match {
     }
 }
 
-/// Removes the port from a Host value: `example.com:80`, `[::1]:80`.
+/// The host that a Host value names: without port (`example.com:80`, `[::1]:80`), and without the one dot that a name may
+/// end with, since `example.com.` is the same host.
 pub fn host_without_port(host: &[u8]) -> &[u8] {
-    match host.iter().rposition(|&b| b == b':') {
+    let name = match host.iter().rposition(|&b| b == b':') {
         Some(at) if !host[at..].contains(&b']') => &host[..at],
         _ => host,
-    }
+    };
+    name.strip_suffix(b".").unwrap_or(name)
 }
 
 /// Rules by path prefix, one node per segment: matching costs the length of the path, however many rules there are.
@@ -240,5 +242,15 @@ mod tests {
         assert_eq!(host_without_port(b"a.b"), b"a.b");
         assert_eq!(host_without_port(b"[::1]:80"), b"[::1]");
         assert_eq!(host_without_port(b"[::1]"), b"[::1]");
+    }
+
+    #[test]
+    fn the_dot_at_the_end_of_a_name_makes_no_other_host() {
+        assert_eq!(host_without_port(b"a.b."), b"a.b");
+        assert_eq!(host_without_port(b"a.b.:80"), b"a.b");
+        assert_eq!(host_without_port(b"a.b.."), b"a.b.");
+        assert_eq!(HostPattern::parse("A.b."), HostPattern::parse("a.b"));
+        assert_eq!(HostPattern::parse("*.a.b."), HostPattern::parse("*.a.b"));
+        assert_eq!((HostPattern::parse("."), HostPattern::parse("*.")), (None, None));
     }
 }

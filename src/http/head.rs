@@ -4,7 +4,7 @@
 //! everything the gateway needs decided: target, host, framing, persistence. The head keeps no bytes of its own. Pure.
 
 use super::field::{Coding, Field, FieldFacts, FieldName, max_forwards};
-use super::{BadResponse, Bounds, FIELDS_MAX, Framing, Method, Refusal, Span, Version};
+use super::{BadResponse, Bounds, FIELDS_MAX, Framing, Method, Refusal, Span, Version, path};
 use httparse::Status;
 
 /// A request head.
@@ -14,7 +14,8 @@ pub struct RequestHead {
     pub method: Span,
     /// The method as far as it matters to us.
     pub kind: Method,
-    /// Path and query as the client wrote them; empty where an absolute target has none (it means `/`).
+    /// Path and query as the client wrote them; empty where an absolute target has none (it means
+    /// `/`, and `*` for OPTIONS).
     pub target: Span,
     /// The host asked for: the authority of an absolute target, else the Host field; empty in HTTP/1.0 without one.
     pub host: Span,
@@ -139,10 +140,12 @@ impl RequestHead {
         }
         self.target = target;
         match text {
-            [b'/', ..] => Ok(()),
-            b"*" if self.kind == Method::Options => Ok(()),
-            _ => self.place_absolute(buffer, target),
+            [b'/', ..] => {}
+            b"*" if self.kind == Method::Options => {}
+            _ => self.place_absolute(buffer, target)?,
         }
+        let target = self.target.of(buffer);
+        path::check(&target[..memchr::memchr(b'?', target).unwrap_or(target.len())])
     }
 
     fn place_absolute(&mut self, buffer: &[u8], target: Span) -> Result<(), Refusal> {
@@ -165,12 +168,24 @@ impl RequestHead {
         Ok(())
     }
 
+    /// The target as it goes on: an OPTIONS for an absolute target without path and query asks about the server itself
+    /// (RFC 9112 section 3.2.4).
+    pub fn forwarded_target<'b>(&self, buffer: &'b [u8]) -> &'b [u8] {
+        match self.target.of(buffer) {
+            b"" if self.kind == Method::Options => b"*",
+            target => target,
+        }
+    }
+
     /// The value of the first field with this name, compared without case.
     pub fn field<'b>(&self, buffer: &'b [u8], name: &str) -> Option<&'b [u8]> {
-        self.fields
-            .iter()
-            .find(|field| field.name.of(buffer).eq_ignore_ascii_case(name.as_bytes()))
-            .map(|field| field.value.of(buffer))
+        self.values(buffer, name).next()
+    }
+
+    /// The values of all fields with this name, compared without case.
+    pub fn values<'b>(&self, buffer: &'b [u8], name: &str) -> impl Iterator<Item = &'b [u8]> {
+        let named = self.fields.iter().filter(move |field| field.name.of(buffer).eq_ignore_ascii_case(name.as_bytes()));
+        named.map(|field| field.value.of(buffer))
     }
 }
 
@@ -244,7 +259,7 @@ fn response_framing(fields: &FieldFacts, status: u16, asked: Method, version: Ve
     }
 }
 
-/// `host[:port]` without user information (RFC 3986 section 3.2).
+/// `host[:port]` without user information (RFC 3986 section 3.2), and without `%`: some decode it, some do not.
 fn is_authority(text: &[u8]) -> bool {
     let host = crate_host(text);
     let port = &text[host.len()..];
@@ -256,7 +271,7 @@ fn is_authority(text: &[u8]) -> bool {
     let inside = |b: &u8| b.is_ascii_hexdigit() || matches!(b, b':' | b'.');
     let host_fits = match host {
         [b'[', address @ .., b']'] => !address.is_empty() && address.iter().all(inside),
-        name => !name.is_empty() && name.iter().all(|&b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(&b)),
+        name => !name.is_empty() && name.iter().all(|&b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&b)),
     };
     host_fits && port_fits
 }

@@ -8,6 +8,7 @@ pub mod body;
 pub mod field;
 pub mod forward;
 pub mod head;
+mod path;
 pub mod trailers;
 
 use thiserror::Error;

@@ -329,6 +329,9 @@ fn place(method: &[u8], target: &[u8], minor: u8, fields: &[Line]) -> Result<(Ve
     if method == b"CONNECT" {
         return Err(501);
     }
+    if target[0] == b'/' && has_several_meanings(target) {
+        return Err(400);
+    }
     if target[0] == b'/' || (target == b"*" && method == b"OPTIONS") {
         return Ok((target.to_vec(), named));
     }
@@ -338,13 +341,40 @@ fn place(method: &[u8], target: &[u8], minor: u8, fields: &[Line]) -> Result<(Ve
         return Err(400);
     }
     let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-    match is_authority(authority.as_bytes()) {
+    match is_authority(authority.as_bytes()) && !has_several_meanings(path.as_bytes()) {
         true => Ok((path.into(), authority.into())),
         false => Err(400),
     }
 }
 
-/// RFC 3986 section 3.2 without user information. House rule: a port has at most five digits, and `%` stands for itself.
+/// House rule: no backslash, and nothing that makes it a question of taste what a dot segment leaves out, or where a
+/// path parameter ends.
+fn has_several_meanings(target: &[u8]) -> bool {
+    let path = String::from_utf8_lossy(target.split(|&b| b == b'?').next().unwrap_or_default());
+    // One byte for each encoded separator and dot: a target has no tabs, and a `.` means the same in both forms.
+    let path = path.replace("%2f", "\t").replace("%2F", "\t").replace("%5c", "\t").replace("%5C", "\t");
+    let path = path.replace("%2e", ".").replace("%2E", ".");
+    let is_dots = |piece: &str| piece == "." || piece == "..";
+    let mut before: Vec<&str> = Vec::new();
+    for segment in path.split('/').skip(1) {
+        let (name, parameters) = segment.split_once(';').unwrap_or((segment, ""));
+        let is_plain = name == segment && !name.contains('\t');
+        if parameters.contains('\t') || !is_plain && name.split('\t').any(is_dots) {
+            return true;
+        }
+        match name {
+            "." => {}
+            ".." => match before.pop() {
+                Some(left_out) if left_out.is_empty() || left_out.contains('\t') => return true,
+                _ => {}
+            },
+            _ => before.push(name),
+        }
+    }
+    path.contains('\\')
+}
+
+/// RFC 3986 section 3.2 without user information. House rules: a port has at most five digits, and there is no `%`.
 fn is_authority(text: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(text) else { return false };
     let (host, port) = match text.strip_prefix('[') {
@@ -361,7 +391,7 @@ fn is_authority(text: &[u8]) -> bool {
         }
         None => text.split_once(':').unwrap_or((text, "")),
     };
-    let is_host = |c: char| c.is_ascii_alphanumeric() || "-._~!$&'()*+,;=%".contains(c);
+    let is_host = |c: char| c.is_ascii_alphanumeric() || "-._~!$&'()*+,;=".contains(c);
     !host.is_empty() && host.chars().all(is_host) && port.len() <= 5 && port.chars().all(|c| c.is_ascii_digit())
 }
 

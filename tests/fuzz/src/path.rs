@@ -59,22 +59,62 @@ fn in_shape(target: &[u8], endpoint: &[u8]) {
     {
         let fits = |b: &u8| (b'!'..=b'~').contains(b) && *b != b'#';
         assert!(endpoint.iter().all(fits), "{} from {}", shown(endpoint), shown(target));
+        for number in 0..16 {
+            let other = backend_reading(target, number);
+            let is_same = endpoint_of(&other) == endpoint;
+            assert!(is_same, "{} can be read as {} ({number})", shown(target), shown(&other));
+        }
     }
 }
 
-/// RFC 3986 sections 2.3, 5.2.4 and 6.2.2, with empty segments left out.
+/// The path that a backend of one of sixteen kinds makes of a target that this gateway lets pass.
+fn backend_reading(target: &[u8], number: u8) -> Vec<u8> {
+    let [decodes_slash, decodes_backslash, drops_parameters, merges] = [1, 2, 4, 8].map(|bit| number & bit > 0);
+    let mut path = atoms(&target[..target.iter().position(|&b| b == b'?').unwrap_or(target.len())]);
+    if drops_parameters {
+        let mut is_parameter = false;
+        path.retain(|atom| {
+            is_parameter = *atom == Atom::Plain(b';') || is_parameter && *atom != Atom::Plain(b'/');
+            !is_parameter
+        });
+    }
+    for atom in &mut path {
+        let is_slash = decodes_slash && *atom == Atom::Encoded(b'/');
+        if is_slash || decodes_backslash && *atom == Atom::Encoded(b'\\') {
+            *atom = Atom::Plain(b'/');
+        }
+    }
+    let mut read = Path::new();
+    for segment in path.split(|atom| *atom == Atom::Plain(b'/')).skip(1) {
+        match segment {
+            [] if merges => {}
+            [Atom::Plain(b'.')] => {}
+            [Atom::Plain(b'.'), Atom::Plain(b'.')] => drop(read.pop()),
+            _ => read.push(segment.to_vec()),
+        }
+    }
+    render(&read)
+}
+
+/// RFC 3986 sections 2.3, 5.2.4 and 6.2.2, with empty segments left out. House rule: an encoded slash, and a backslash
+/// in any form, is a slash; path parameters do not count.
 fn read(target: &[u8]) -> Path {
     let end = target.iter().position(|&b| b == b'?').unwrap_or(target.len());
     let mut path = Path::new();
-    for segment in target[..end].split(|&b| b == b'/') {
-        let atoms = atoms(segment);
-        match atoms.as_slice() {
+    for segment in atoms(&target[..end]).split(|atom| is_separator(*atom)) {
+        let end = segment.iter().position(|atom| *atom == Atom::Plain(b';')).unwrap_or(segment.len());
+        match &segment[..end] {
             [] | [Atom::Plain(b'.')] => {}
             [Atom::Plain(b'.'), Atom::Plain(b'.')] => drop(path.pop()),
-            _ => path.push(atoms),
+            named => path.push(named.to_vec()),
         }
     }
     path
+}
+
+fn is_separator(atom: Atom) -> bool {
+    let (Atom::Plain(byte) | Atom::Encoded(byte)) = atom;
+    byte == b'/' || byte == b'\\'
 }
 
 fn atoms(segment: &[u8]) -> Vec<Atom> {
@@ -121,7 +161,8 @@ fn spell(path: &Path, dice: &mut fastrand::Rng) -> Vec<u8> {
     let mut out = Vec::new();
     detour(&mut out, dice);
     for segment in path {
-        out.push(b'/');
+        const SLASHES: [&[u8]; 8] = [b"/", b"/", b"/", b"/", b"\\", b"%2f", b"%2F", b"%5c"];
+        out.extend_from_slice(SLASHES[dice.usize(..SLASHES.len())]);
         for atom in segment {
             let (byte, is_encoded) = match *atom {
                 Atom::Plain(byte) => (byte, is_unreserved(byte) && dice.u8(..3) == 0),
@@ -133,16 +174,20 @@ fn spell(path: &Path, dice: &mut fastrand::Rng) -> Vec<u8> {
                 (false, _) => out.push(byte),
             }
         }
+        if dice.u8(..4) == 0 {
+            out.extend_from_slice(b";v=%61.;");
+        }
         detour(&mut out, dice);
     }
-    const ENDS: [&[u8]; 7] = [b"", b"/", b"/.", b"/x/..//.", b"?", b"?a=/../b%2f", b"/?"];
+    const ENDS: [&[u8]; 8] = [b"", b"/", b"/.", b"/x/..//.", b"?", b"?a=/../b%2f", b"/?", b"%2f"];
     out.extend_from_slice(ENDS[dice.usize(..ENDS.len())]);
     out
 }
 
 /// Goes nowhere.
 fn detour(out: &mut Vec<u8>, dice: &mut fastrand::Rng) {
-    const WAYS: [&[u8]; 9] = [b"", b"", b"", b"/", b"/.", b"/%2e", b"/a/..", b"/%41%2f/%2E.", b"/b//.%2e"];
+    const WAYS: [&[u8]; 11] =
+        [b"", b"", b"", b"/", b"/.", b"/%2e", b"/a/..", b"/%41%2f/%2E.", b"/b//.%2e", b"%5C;x", b"/a%2F..;x"];
     for _ in 0..dice.usize(..3) {
         out.extend_from_slice(WAYS[dice.usize(..WAYS.len())]);
     }
