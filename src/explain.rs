@@ -89,7 +89,7 @@ fn describe(config: &Config, rules: &Rules, head: &RequestHead, buffer: &[u8], q
         return;
     }
     let mut endpoint = Vec::new();
-    identity::endpoint(head.target.of(buffer), &mut endpoint);
+    identity::endpoint(head.forwarded_target(buffer), &mut endpoint);
     let host = host_without_port(head.host.of(buffer));
     let believed = if caller.via_trusted { "a trusted proxy" } else { "not a trusted proxy" };
     let _ = writeln!(out, "client    {} (connection from {}, {believed})", caller.ip, question.ip);
@@ -109,8 +109,10 @@ fn describe(config: &Config, rules: &Rules, head: &RequestHead, buffer: &[u8], q
     let _ = writeln!(out, "route     {} -> upstream {} ({})", entry.label, upstream.name, servers.join(", "));
     let mut sheet = Sheet::default();
     let subject = Subject { head, buffer, host, endpoint: &endpoint, route: &entry.label, caller: &caller };
-    rules.policy.apply(&subject, &mut sheet);
-    push_limits(&rules.policy, &sheet, out);
+    match rules.policy.apply(&subject, &mut sheet) {
+        Ok(()) => push_limits(&rules.policy, &sheet, out),
+        Err(refusal) => push_failure(out, &Failure::Refused(refusal)),
+    }
 }
 
 fn push_limits(policy: &Policy, sheet: &Sheet, out: &mut String) {

@@ -212,13 +212,12 @@ impl Request<'_> {
         let buffer = self.client.reader.data();
         rules.identity.mark_aliases(head, buffer);
         rules.identity.of(head, buffer, self.peer.ip, caller)?;
-        identity::endpoint(head.target.of(buffer), endpoint);
+        identity::endpoint(head.forwarded_target(buffer), endpoint);
         let host = host_without_port(head.host.of(buffer));
         let route = rules.routes.longest(host, endpoint, head.method.of(buffer)).ok_or(Failure::NoRoute)?;
         self.route = Some(route);
         let subject = Subject { head, buffer, host, endpoint, route: &rules.route_table[route].label, caller };
-        rules.policy.apply(&subject, sheet);
-        Ok(())
+        rules.policy.apply(&subject, sheet).map_err(Failure::Refused)
     }
 
     async fn decide(&mut self) -> Verdict {

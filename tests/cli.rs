@@ -222,13 +222,13 @@ fn keys_by_the_rules(text: &str, request: &str) -> Vec<String> {
     let (mut head, mut caller, mut endpoint) = (RequestHead::default(), Caller::default(), Vec::new());
     assert!(head.parse(buffer, &rules.bounds).unwrap());
     assert!(rules.identity.of(&head, buffer, [127, 0, 0, 1].into(), &mut caller).is_ok());
-    identity::endpoint(head.target.of(buffer), &mut endpoint);
+    identity::endpoint(head.forwarded_target(buffer), &mut endpoint);
     let host = host_without_port(head.host.of(buffer));
     let route = rules.routes.longest(host, &endpoint, head.method.of(buffer)).unwrap();
     let label = &rules.route_table[route].label;
     let subject = Subject { head: &head, buffer, host, endpoint: &endpoint, route: label, caller: &caller };
     let mut sheet = Sheet::default();
-    rules.policy.apply(&subject, &mut sheet);
+    rules.policy.apply(&subject, &mut sheet).unwrap();
     sheet.keys().map(|key| String::from_utf8_lossy(key).into_owned()).collect()
 }
 

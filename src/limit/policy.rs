@@ -6,6 +6,7 @@
 use super::bucket::{BadShape, Level, Rate, Shape};
 use super::{APPLIED_MAX, script};
 use crate::http::head::RequestHead;
+use crate::http::{Framing, Method, Refusal};
 use crate::identity::{Caller, PlanId, push_part, push_secret};
 use crate::route::{Match, PathTree};
 use thiserror::Error;
@@ -185,8 +186,17 @@ impl Policy {
         applied.plan.map_or(&rule.tier, |plan| &rule.plans[plan].1)
     }
 
-    /// Writes on the sheet which limits the request falls under, in configured order, and their keys.
-    pub fn apply(&self, subject: &Subject<'_>, sheet: &mut Sheet) {
+    /// The names of the fields that limits count by.
+    pub fn header_names(&self) -> impl Iterator<Item = &str> {
+        self.rules.iter().flat_map(|rule| &rule.by).filter_map(|by| match by {
+            By::Header(name) => Some(name.as_str()),
+            _ => None,
+        })
+    }
+
+    /// Writes on the sheet which limits the request falls under, in configured order, and their keys. Refuses a request
+    /// with a second value for what an enforced limit counts by: the backend might believe another one than we do.
+    pub fn apply(&self, subject: &Subject<'_>, sheet: &mut Sheet) -> Result<(), Refusal> {
         sheet.applied.clear();
         sheet.keys.clear();
         sheet.ends.clear();
@@ -198,7 +208,7 @@ impl Policy {
             }
         });
         if sheet.applied.is_empty() {
-            return;
+            return Ok(());
         }
         sheet.applied.sort_unstable_by_key(|applied| applied.rule);
         if is_preflight(subject) {
@@ -206,17 +216,26 @@ impl Policy {
         }
         for applied in &sheet.applied {
             let rule = &self.rules[applied.rule];
+            if rule.mode == Mode::Enforce && rule.is_in_doubt(subject) {
+                return Err(Refusal::Bad("a field that a limit counts by stands there twice"));
+            }
             rule.push_key(&self.prefix, subject, &mut sheet.keys);
             sheet.keys.extend_from_slice(&self.tier(applied).key_tail);
             sheet.ends.push(sheet.keys.len());
         }
+        Ok(())
     }
 }
 
-/// A CORS preflight (Fetch standard, section "CORS-preflight fetch"): the browser asks, not the user.
+/// A CORS preflight (Fetch standard, section "CORS-preflight fetch"): the browser asks, not the user. It brings nothing
+/// along and switches to nothing; what does is a request like all.
 fn is_preflight(subject: &Subject<'_>) -> bool {
     let has = |name| subject.head.field(subject.buffer, name).is_some();
-    subject.head.kind == crate::http::Method::Options && has("Origin") && has("Access-Control-Request-Method")
+    subject.head.kind == Method::Options
+        && subject.head.framing == Framing::Empty
+        && !subject.head.upgrades
+        && has("Origin")
+        && has("Access-Control-Request-Method")
 }
 
 impl Rule {
@@ -243,6 +262,14 @@ impl Rule {
             count_preflight: limit.count_preflight,
             tier: tier(limit.quota, None)?,
             plans: own,
+        })
+    }
+
+    /// Whether a field that it counts by stands there more than once.
+    fn is_in_doubt(&self, subject: &Subject<'_>) -> bool {
+        self.by.iter().any(|by| match by {
+            By::Header(name) => subject.head.values(subject.buffer, name).nth(1).is_some(),
+            _ => false,
         })
     }
 

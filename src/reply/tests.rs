@@ -39,7 +39,7 @@ fn sheet(limits: &[Limit], levels: &[(f64, bool)]) -> (Policy, Sheet) {
     let caller = Caller { user: b"u".to_vec(), ..Caller::default() };
     let mut sheet = Sheet::default();
     let subject = Subject { head: &head, buffer: text, host: b"h", endpoint: b"/", route: "/", caller: &caller };
-    policy.apply(&subject, &mut sheet);
+    policy.apply(&subject, &mut sheet).unwrap();
     for (i, (tokens, short)) in levels.iter().enumerate() {
         let token = policy.tier(&sheet.applied()[i]).shape.token as f64;
         sheet.levels[i] = Level { units: (tokens * token) as u64, short: *short };

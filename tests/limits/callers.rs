@@ -171,10 +171,19 @@ fn a_preflight_is_not_counted_in_redis() {
 
 /// Only what a browser sends by itself is free: any other OPTIONS request is one like all.
 fn an_options_request_that_is_no_preflight_is_counted(store: &Store) {
-    let gateway = store.gateway(&limit("x", "", 3));
+    let gateway = store.gateway(&limit("x", "", 6));
     let mut client = Client::connect(gateway.address);
     for fields in ["", "Origin: https://a.example\r\n", "Access-Control-Request-Method: PUT\r\n"] {
         assert_eq!(client.send(format!("OPTIONS /x HTTP/1.1\r\nHost: h\r\n{fields}\r\n")).response().status, 200);
+    }
+    for (more, body) in [
+        ("Content-Length: 2", "hi"),
+        ("Transfer-Encoding: chunked", "0\r\n\r\n"),
+        ("Connection: Upgrade\r\nUpgrade: websocket", ""),
+    ] {
+        let head = PREFLIGHT.replace("Host: test", &format!("Host: test\r\n{more}"));
+        let response = client.send(head + body).response();
+        assert_eq!((response.status, rate_limit(&response).len()), (200, 1), "{more}");
     }
     assert_eq!(client.get("/x", "").status, 429);
 }

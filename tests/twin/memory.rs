@@ -53,7 +53,9 @@ fn apply(policy: &Policy, user: usize, sheet: &mut Sheet) {
     let mut head = RequestHead::default();
     assert!(head.parse(buffer, &Bounds { head_max: 1024, fields_max: 8, body_max: None }).unwrap());
     let caller = Caller { user: format!("u{user}").into_bytes(), ..Caller::default() };
-    policy.apply(&Subject { head: &head, buffer, host: b"h", endpoint: b"/", route: "/", caller: &caller }, sheet);
+    policy
+        .apply(&Subject { head: &head, buffer, host: b"h", endpoint: b"/", route: "/", caller: &caller }, sheet)
+        .unwrap();
 }
 
 /// What a level says of a bucket that was found so, and the bucket that is left.

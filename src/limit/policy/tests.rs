@@ -20,6 +20,15 @@ fn limit(name: &str, path: &str, by: &[By]) -> Limit {
 
 /// The keys that a request falls under, and the bursts of the quotas that count.
 fn applied(policy: &Policy, text: &str, endpoint: &str, plan: Option<PlanId>) -> (Vec<String>, Vec<u64>) {
+    try_applied(policy, text, endpoint, plan).unwrap()
+}
+
+fn try_applied(
+    policy: &Policy,
+    text: &str,
+    endpoint: &str,
+    plan: Option<PlanId>,
+) -> Result<(Vec<String>, Vec<u64>), Refusal> {
     let mut head = RequestHead::default();
     assert!(head.parse(text.as_bytes(), &BOUNDS).unwrap());
     let caller = Caller { user: b"alice".to_vec(), ip_text: b"ip:1.2.3.4".to_vec(), plan, ..Caller::default() };
@@ -32,9 +41,9 @@ fn applied(policy: &Policy, text: &str, endpoint: &str, plan: Option<PlanId>) ->
         route: "/r",
         caller: &caller,
     };
-    policy.apply(&subject, &mut sheet);
+    policy.apply(&subject, &mut sheet)?;
     let keys = sheet.keys().map(|key| String::from_utf8(key.to_vec()).unwrap()).collect();
-    (keys, sheet.applied().iter().map(|applied| policy.tier(applied).quota.burst).collect())
+    Ok((keys, sheet.applied().iter().map(|applied| policy.tier(applied).quota.burst).collect()))
 }
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\nX-Tenant: t\r\n\r\n";
@@ -109,6 +118,25 @@ fn preflights_are_not_counted_unless_asked() {
     let policy = Policy::new(&[limit("usual", "/", &[]), counted], &[], "p").unwrap();
     assert_eq!(applied(&policy, preflight, "/", None).0, ["p:{-}:-:counted"]);
     assert_eq!(applied(&policy, plain, "/", None).0.len(), 2);
+    for more in ["Content-Length: 1", "Transfer-Encoding: chunked", "Connection: upgrade\r\nUpgrade: websocket"] {
+        let laden = preflight.replace("Host: h", &format!("Host: h\r\n{more}"));
+        assert_eq!(applied(&policy, &laden, "/", None).0.len(), 2, "{more}");
+    }
+    let empty = preflight.replace("Host: h", "Host: h\r\nContent-Length: 0");
+    assert_eq!(applied(&policy, &empty, "/", None).0.len(), 1);
+}
+
+#[test]
+fn a_request_with_two_values_for_what_a_limit_counts_by_is_refused() {
+    let by = [By::User, By::Header("x-tenant".into())];
+    let twice = GET.replace("X-Tenant: t", "X-Tenant: t\r\nx-tenant: u");
+    let enforced = Policy::new(&[limit("x", "/a", &by)], &[], "p").unwrap();
+    assert!(matches!(try_applied(&enforced, &twice, "/a", None), Err(Refusal::Bad(_))));
+    assert!(try_applied(&enforced, GET, "/a", None).is_ok());
+    assert!(try_applied(&enforced, &twice, "/b", None).is_ok(), "no limit of this path counts by it");
+    let shadow = Limit { mode: Mode::Shadow, ..limit("x", "/a", &by) };
+    let shadow = Policy::new(&[shadow], &[], "p").unwrap();
+    assert!(try_applied(&shadow, &twice, "/a", None).is_ok(), "it denies nobody");
 }
 
 #[test]
