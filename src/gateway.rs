@@ -50,8 +50,9 @@ pub struct Rules {
 impl Rules {
     /// Prepares the rules of a configuration.
     pub fn of(config: &Config) -> Result<Rules, BadPolicy> {
-        let identity = Identity::new(config.identity.clone());
+        let mut identity = Identity::new(config.identity.clone());
         let policy = Policy::new(&config.limits, identity.plans(), &config.store.key_prefix)?;
+        identity.watch(policy.header_names());
         let scopes = config.routes.iter().enumerate();
         Ok(Rules {
             identity,

@@ -2,7 +2,7 @@
 //!
 //! An API key, a cookie or a header value never leaves this room in clear: only its SHA-256 does. Pure.
 
-use crate::http::field::FieldName;
+use crate::http::field::{Field, FieldName};
 use crate::http::head::RequestHead;
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
@@ -92,6 +92,10 @@ pub struct Identity {
     settings: Settings,
     plans: Vec<String>,
     known: HashMap<[u8; 32], Known>,
+    /// The fields that decide what a request is charged to.
+    watched: Vec<String>,
+    /// Whether one of those has a `_` in its name.
+    watches_underscores: bool,
 }
 
 #[derive(Debug)]
@@ -105,7 +109,7 @@ struct Known {
 pub enum NoCaller {
     /// An API key that no consumer owns, where such keys are rejected.
     UnknownKey,
-    /// The field that names the user stands there more than once: the backend might believe another one than we do.
+    /// The field or cookie that names the user stands there more than once: the backend might believe another one than we do.
     Repeated,
 }
 
@@ -143,7 +147,27 @@ impl Identity {
             (consumer.key_sha256, Known { user, plan: plan.map(PlanId) })
         });
         let known = known.collect();
-        Identity { settings, plans, known }
+        let watched = settings.sources.iter().filter_map(|source| match source {
+            Source::ApiKey => Some(settings.api_key_header.clone()),
+            Source::Header(header) => Some(header.clone()),
+            Source::Cookie(_) => Some("cookie".into()),
+            Source::Ip => None,
+        });
+        let watched: Vec<String> = watched.collect();
+        let mut identity = Identity { settings, plans, known, watched: Vec::new(), watches_underscores: false };
+        identity.watch(watched.iter().map(String::as_str));
+        identity
+    }
+
+    /// Adds fields that tell a request's bucket as those of the sources tell its user: no backend may take another field
+    /// for one of them.
+    pub fn watch<'n>(&mut self, names: impl Iterator<Item = &'n str>) {
+        for name in names {
+            if !self.watches_exactly(name.as_bytes()) {
+                self.watched.push(name.to_owned());
+            }
+        }
+        self.watches_underscores = self.watched.iter().any(|name| name.contains('_'));
     }
 
     /// The names of all plans that consumers have; a [`PlanId`] is a position in it.
@@ -156,36 +180,36 @@ impl Identity {
         self.settings.trusted_proxies.iter().any(|net| net.contains(&address))
     }
 
-    /// Whether a field with this name can tell who the caller is, to us or to a backend that takes `_` for `-`.
-    pub fn reads(&self, name: &[u8]) -> bool {
+    /// Whether a field with this name decides what the request is charged to, for us or for a backend that does not tell
+    /// `_` from `-`.
+    pub fn watches_like(&self, name: &[u8]) -> bool {
         let dashed = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
-        let is = |known: &str| name.iter().map(|&b| dashed(b)).eq(known.bytes().map(dashed));
-        self.settings.sources.iter().any(|source| match source {
-            Source::ApiKey => is(&self.settings.api_key_header),
-            Source::Header(header) => is(header),
-            Source::Cookie(_) => is("cookie"),
-            Source::Ip => false,
-        })
+        let is_like = |watched: &String| {
+            watched.len() == name.len() && name.iter().zip(watched.bytes()).all(|(&a, b)| dashed(a) == dashed(b))
+        };
+        self.watched.iter().any(is_like)
     }
 
-    /// Marks fields that a backend could take for one that tells the caller, while we do not: they are not passed on.
+    /// Whether a field with just this name, but for case, decides what the request is charged to.
+    fn watches_exactly(&self, name: &[u8]) -> bool {
+        self.watched.iter().any(|watched| name.eq_ignore_ascii_case(watched.as_bytes()))
+    }
+
+    /// Marks fields that a backend could take for one that decides what the request is charged to, while we do not: they
+    /// are not passed on.
     pub fn mark_aliases(&self, head: &mut RequestHead, buffer: &[u8]) {
-        for field in head.fields.iter_mut().filter(|field| field.known == FieldName::Underscored) {
+        let may_be_one = |field: &&mut Field| match field.known {
+            FieldName::Underscored => true,
+            FieldName::Other => self.watches_underscores,
+            _ => false,
+        };
+        for field in head.fields.iter_mut().filter(may_be_one) {
             let name = field.name.of(buffer);
-            let is_alias = self.reads(name) && !self.names(name);
+            let is_alias = self.watches_like(name) && !self.watches_exactly(name);
             if is_alias {
                 field.known = FieldName::Alias;
             }
         }
-    }
-
-    /// Whether a source is written just like this, but for case: a configured name may have a `_` of its own.
-    fn names(&self, name: &[u8]) -> bool {
-        self.settings.sources.iter().any(|source| match source {
-            Source::ApiKey => name.eq_ignore_ascii_case(self.settings.api_key_header.as_bytes()),
-            Source::Header(header) => name.eq_ignore_ascii_case(header.as_bytes()),
-            Source::Cookie(_) | Source::Ip => false,
-        })
     }
 
     /// Finds out who sent the request that `head` describes over a connection from `peer`.
@@ -243,16 +267,16 @@ impl Identity {
                 caller.user.extend_from_slice(&caller.ip_text);
                 Ok(true)
             }
-            Source::ApiKey => match present(only(head, buffer, &self.settings.api_key_header)?) {
+            Source::ApiKey => match present(only(head.values(buffer, &self.settings.api_key_header))?) {
                 Some(key) => self.take_api_key(key, caller),
                 None => Ok(false),
             },
             Source::Header(name) => {
-                let value = present(only(head, buffer, name)?);
+                let value = present(only(head.values(buffer, name))?);
                 Ok(value.is_some_and(|value| push_secret(&mut caller.user, name, value)))
             }
             Source::Cookie(name) => {
-                let value = present(cookie(head, buffer, name));
+                let value = present(only(cookies(head, buffer, name))?);
                 Ok(value.is_some_and(|value| push_secret(&mut caller.user, name, value)))
             }
         }
@@ -277,12 +301,11 @@ impl Identity {
     }
 }
 
-/// The value of a field that may stand there once only.
-fn only<'b>(head: &RequestHead, buffer: &'b [u8], name: &str) -> Result<Option<&'b [u8]>, NoCaller> {
-    let mut values = head.fields.iter().filter(|field| field.name.of(buffer).eq_ignore_ascii_case(name.as_bytes()));
+/// The one value of what may stand there once only.
+fn only<'b>(mut values: impl Iterator<Item = &'b [u8]>) -> Result<Option<&'b [u8]>, NoCaller> {
     match (values.next(), values.next()) {
         (_, Some(_)) => Err(NoCaller::Repeated),
-        (first, None) => Ok(first.map(|field| field.value.of(buffer))),
+        (first, None) => Ok(first),
     }
 }
 
@@ -290,13 +313,13 @@ fn present(value: Option<&[u8]>) -> Option<&[u8]> {
     value.filter(|value| !value.is_empty())
 }
 
-/// The value of a cookie (RFC 6265 section 4.2.1).
-fn cookie<'b>(head: &RequestHead, buffer: &'b [u8], name: &str) -> Option<&'b [u8]> {
-    let lines = head.fields.iter().filter(|field| field.name.of(buffer).eq_ignore_ascii_case(b"cookie"));
-    let pairs = lines.flat_map(|field| field.value.of(buffer).split(|&b| b == b';'));
-    pairs.map(<[u8]>::trim_ascii).find_map(|pair| {
-        let rest = pair.strip_prefix(name.as_bytes())?;
-        rest.strip_prefix(b"=")
+/// The values of a cookie (RFC 6265 section 4.2.1). White space around name and value does not count, as browsers and
+/// backends have it.
+fn cookies<'b>(head: &RequestHead, buffer: &'b [u8], name: &str) -> impl Iterator<Item = &'b [u8]> {
+    let pairs = head.values(buffer, "cookie").flat_map(|line| line.split(|&b| b == b';'));
+    pairs.filter_map(move |pair| {
+        let at = memchr::memchr(b'=', pair)?;
+        (pair[..at].trim_ascii() == name.as_bytes()).then(|| pair[at + 1..].trim_ascii())
     })
 }
 

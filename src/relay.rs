@@ -269,7 +269,7 @@ fn gather(
     }
     if body.is_done() && !was_done && framed == Framing::Chunked {
         out.extend_from_slice(LAST_CHUNK);
-        trailers::append(out, body.trailers(), |name| gateway.rules.identity.reads(name));
+        trailers::append(out, body.trailers(), |name| gateway.rules.identity.watches_like(name));
         out.extend_from_slice(b"\r\n");
     }
     Ok(moved)

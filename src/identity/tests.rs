@@ -37,18 +37,38 @@ fn part(raw: &[u8]) -> String {
 
 #[test]
 fn a_field_that_a_backend_could_take_for_the_caller_s_is_an_alias() {
-    let kinds = |settings: Settings| {
+    let kinds_with = |settings: Settings, counted: &[&str]| {
         let text = "GET / HTTP/1.1\r\nHost: h\r\nX_API-Key: a\r\nX_Mine: b\r\nA_b: c\r\nX-Api-Key: d\r\n\r\n";
         let mut head = RequestHead::default();
         assert!(head.parse(text.as_bytes(), &BOUNDS).unwrap());
-        Identity::new(settings).mark_aliases(&mut head, text.as_bytes());
+        let mut identity = Identity::new(settings);
+        identity.watch(counted.iter().copied());
+        identity.mark_aliases(&mut head, text.as_bytes());
         head.fields.iter().map(|field| field.known).collect::<Vec<_>>()
     };
+    let kinds = |settings| kinds_with(settings, &[]);
     use FieldName::{Alias, Host, Other, Underscored};
     assert_eq!(kinds(Settings::default()), [Host, Alias, Underscored, Underscored, Other]);
     let by = |name: &str| Settings { sources: vec![Source::Header(name.into())], ..Settings::default() };
     assert_eq!(kinds(by("x-mine")), [Host, Underscored, Alias, Underscored, Other]);
     assert_eq!(kinds(by("X_Mine")), [Host, Underscored, Underscored, Underscored, Other], "it is the caller's itself");
+    assert_eq!(kinds_with(by("x-mine"), &["a-b"]), [Host, Underscored, Alias, Alias, Other]);
+    assert_eq!(kinds_with(by("X_Mine"), &["a_b"]), [Host, Underscored, Underscored, Underscored, Other]);
+    assert_eq!(kinds(by("x_api_key")), [Host, Alias, Underscored, Underscored, Alias], "in both directions");
+    assert_eq!(kinds(by("x_api-key")), [Host, Underscored, Underscored, Underscored, Alias], "as configured");
+    assert_eq!(kinds_with(by("x_api-key"), &["x-api-key"]), [Host, Underscored, Underscored, Underscored, Other]);
+}
+
+#[test]
+fn trailers_like_a_field_that_decides_are_told_in_any_spelling() {
+    let mut identity = Identity::new(Settings { sources: vec![Source::Cookie("a".into())], ..Settings::default() });
+    identity.watch(["x-tenant_id"].into_iter());
+    for name in ["COOKIE", "X-Tenant-Id", "x_tenant_id", "x-tenant_id"] {
+        assert!(identity.watches_like(name.as_bytes()), "{name}");
+    }
+    for name in ["a", "x-tenant", "x-tenant-idx", "xatenant_id", "x-api-key"] {
+        assert!(!identity.watches_like(name.as_bytes()), "{name}");
+    }
 }
 
 #[test]
@@ -165,6 +185,14 @@ fn consumers_and_unknown_keys() {
 fn a_user_named_twice_is_nobody() {
     let twice = "X-API-Key: k1\r\nx-api-key: k2\r\n";
     assert_eq!(caller(Settings::default(), "1.2.3.4", twice).unwrap_err(), NoCaller::Repeated);
+    let by_cookie = || Settings { sources: vec![Source::Cookie("sid".into())], ..Settings::default() };
+    for twice in
+        ["Cookie: sid=a; sid=b\r\n", "Cookie: sid=a\r\nX: y\r\ncookie: b=c;sid=b\r\n", "Cookie: sid=;sid =b\r\n"]
+    {
+        assert_eq!(caller(by_cookie(), "1.2.3.4", twice).unwrap_err(), NoCaller::Repeated, "{twice}");
+    }
+    let once = user(by_cookie(), "1.2.3.4", "Cookie: a=sid=1; SID=2; sid=b; sidx=3; sid\r\nCookie: xsid=4\r\n");
+    assert_eq!(once, user(by_cookie(), "1.2.3.4", "Cookie: sid = b\r\n"));
 }
 
 #[test]
