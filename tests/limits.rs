@@ -18,3 +18,6 @@ mod secrets;
 
 /// Which requests meet in one bucket.
 mod separation;
+
+/// What a backend could take for a limited request, or for another caller's, is counted as such or refused.
+mod spellings;
