@@ -30,8 +30,9 @@ use std::time::Duration;
 pub const SCAN_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Bytes that the kernel takes ahead of what the network takes (`TCP_NOTSENT_LOWAT`). Without it a slow reader's socket
-/// takes megabytes and then nothing for so long that it looks like one who reads nothing.
-pub const UNSENT_MAX: u32 = 128 * 1024;
+/// takes megabytes and then nothing for so long that it looks like one who reads nothing. It takes more once half of this
+/// is sent, so that much less would mean many small sends.
+pub const UNSENT_MAX: u32 = 512 * 1024;
 
 /// Bytes that a connection's read buffer starts with; it is all that an idle connection holds.
 pub const INPUT_START: usize = 2 * 1024;
