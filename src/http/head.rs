@@ -83,7 +83,7 @@ impl RequestHead {
         self.len = match parsed {
             Ok(Status::Complete(len)) if start + len <= bounds.head_max => start + len,
             Ok(Status::Partial) if buffer.len() < bounds.head_max => return Ok(false),
-            Ok(_) => return Err(too_large(&buffer[start..], bounds)),
+            Ok(_) => return Err(too_large(&buffer[start..], bounds.head_max - start)),
             Err(error) => return refusal(error, &buffer[start..], bounds.head_max - start),
         };
         // httparse fills all three where it says Complete.
@@ -353,8 +353,9 @@ fn method_of(token: &[u8]) -> Method {
     }
 }
 
-fn too_large(request: &[u8], bounds: &Bounds) -> Refusal {
-    match memchr::memchr(b'\n', &request[..request.len().min(bounds.head_max)]) {
+/// What to make of a request that has more bytes than `most`.
+fn too_large(request: &[u8], most: usize) -> Refusal {
+    match memchr::memchr(b'\n', &request[..request.len().min(most)]) {
         Some(_) => Refusal::HeadTooLarge,
         None => Refusal::TargetTooLong,
     }

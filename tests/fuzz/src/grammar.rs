@@ -414,7 +414,7 @@ fn read_fields(lines: &[&[u8]], faults: &mut BTreeSet<u16>) -> Vec<Line> {
 
 /// 414 where the request line alone is too long, else 431.
 fn too_long(text: &[u8], start: usize, bounds: &Bounds) -> Option<u16> {
-    let seen = &text[..text.len().min(bounds.head_max)];
+    let seen = &text[..text.len().min(bounds.head_max - start)];
     let fields = text.iter().filter(|&&b| b == b'\n').count();
     match seen.contains(&b'\n') {
         false => (start + text.len() >= bounds.head_max).then_some(414),
