@@ -366,7 +366,8 @@ fn too_large(request: &[u8], most: usize) -> Refusal {
 fn refusal(error: httparse::Error, request: &[u8], most: usize) -> Result<bool, Refusal> {
     let line_end = request.iter().position(|&b| b == b'\r' || b == b'\n');
     let line = &request[..line_end.unwrap_or(request.len())];
-    let is_too_long = line_end.map_or(request.len() >= most, |at| at + 2 > most);
+    let end = |at: usize| at + if request[at] == b'\r' { 2 } else { 1 };
+    let is_too_long = line_end.map_or(request.len() >= most, |at| end(at) > most);
     Err(match error {
         httparse::Error::TooManyHeaders => Refusal::HeadTooLarge,
         httparse::Error::Version if is_too_long => Refusal::TargetTooLong,
