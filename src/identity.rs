@@ -395,18 +395,38 @@ fn push_hex_upper(out: &mut Vec<u8>, byte: u8) {
 /// Case is kept.
 pub fn endpoint(target: &[u8], out: &mut Vec<u8>) {
     out.clear();
-    let path = target.split(|&b| b == b'?').next().unwrap_or_default();
-    if path == b"*" {
-        out.push(b'*');
-        return;
+    match path_of(target) {
+        b"*" => out.push(b'*'),
+        path => write_endpoint(path, true, out),
     }
+}
+
+/// The endpoint as it is to a server that takes `..` for a name, where the target has one: many frameworks do not resolve
+/// dot segments, since browsers do before they send a path.
+pub fn unresolved_endpoint(target: &[u8]) -> Option<Vec<u8>> {
+    let path = path_of(target);
+    let has_dots = |two: &[u8]| two == b".." || two == b"%2" || two == b".%";
+    if !path.windows(2).any(has_dots) {
+        return None;
+    }
+    let mut out = Vec::new();
+    write_endpoint(path, false, &mut out);
+    out.split(|&b| b == b'/').any(|segment| segment == b"..").then_some(out)
+}
+
+fn path_of(target: &[u8]) -> &[u8] {
+    &target[..memchr::memchr(b'?', target).unwrap_or(target.len())]
+}
+
+/// `climbs`: whether `..` takes the segment before it away.
+fn write_endpoint(path: &[u8], climbs: bool, out: &mut Vec<u8>) {
     for segment in path.split(|&b| b == b'/') {
         let mut rest = Some(segment);
         while let Some(piece) = rest {
             let start = out.len();
             out.push(b'/');
             rest = push_decoded(out, piece);
-            settle(out, start);
+            settle(out, start, climbs);
         }
     }
     if out.is_empty() {
@@ -415,13 +435,13 @@ pub fn endpoint(target: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Drops the parameters of the segment that was written from `start` on, and the segment itself where it is none.
-fn settle(out: &mut Vec<u8>, start: usize) {
+fn settle(out: &mut Vec<u8>, start: usize, climbs: bool) {
     if let Some(at) = memchr::memchr(b';', &out[start..]) {
         out.truncate(start + at);
     }
     match &out[start + 1..] {
         b"" | b"." => out.truncate(start),
-        b".." => {
+        b".." if climbs => {
             out.truncate(start);
             let parent = out.iter().rposition(|&b| b == b'/').unwrap_or(0);
             out.truncate(parent);

@@ -17,6 +17,11 @@ pub(super) fn check(path: &[u8]) -> Result<(), Refusal> {
     if memchr::memchr(b'\\', path).is_some() {
         return Err(Refusal::Bad("the path has a backslash"));
     }
+    // Some resolve dot segments before they decode them, so that they see only those of the one kind.
+    let segments = || path.split(|&b| b == b'/');
+    if segments().any(|name| name == b"..") && segments().any(|name| name != b".." && dots(name) == 2) {
+        return Err(SEVERAL);
+    }
     // From the right, so that it is known of each segment whether a `..` behind it takes it away.
     let mut taken_away = 0usize;
     for segment in path.strip_prefix(b"/").unwrap_or_default().rsplit(|&b| b == b'/') {
@@ -115,6 +120,8 @@ mod tests {
             "/a%2fb/../c",
             "/a%2fb/c/../../d",
             "/a//../b",
+            "/a/b/../%2e%2E",
+            "/a/b/.%2e/../c",
             "/a/;x/../b",
             "/a;x%2fb",
             "/a;x%5C..",

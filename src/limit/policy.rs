@@ -7,7 +7,7 @@ use super::bucket::{BadShape, Level, Rate, Shape};
 use super::{APPLIED_MAX, script};
 use crate::http::head::RequestHead;
 use crate::http::{Framing, Method, Refusal};
-use crate::identity::{Caller, PlanId, push_part, push_secret};
+use crate::identity::{Caller, PlanId, push_part, push_secret, unresolved_endpoint};
 use crate::route::{Match, PathTree};
 use thiserror::Error;
 
@@ -195,7 +195,8 @@ impl Policy {
     }
 
     /// Writes on the sheet which limits the request falls under, in configured order, and their keys. Refuses a request
-    /// with a second value for what an enforced limit counts by: the backend might believe another one than we do.
+    /// with a second value for what an enforced limit counts by: the backend might believe another one than we do; and one
+    /// that falls under more limits where its dot segments are not resolved, as some backends do not.
     pub fn apply(&self, subject: &Subject<'_>, sheet: &mut Sheet) -> Result<(), Refusal> {
         sheet.applied.clear();
         sheet.keys.clear();
@@ -207,13 +208,11 @@ impl Policy {
                 sheet.applied.push(Applied { rule, plan });
             }
         });
-        if sheet.applied.is_empty() {
-            return Ok(());
-        }
         sheet.applied.sort_unstable_by_key(|applied| applied.rule);
         if is_preflight(subject) {
             sheet.applied.retain(|applied| self.rules[applied.rule].count_preflight);
         }
+        self.check_unresolved(subject, sheet)?;
         for applied in &sheet.applied {
             let rule = &self.rules[applied.rule];
             if rule.mode == Mode::Enforce && rule.is_in_doubt(subject) {
@@ -224,6 +223,22 @@ impl Policy {
             sheet.ends.push(sheet.keys.len());
         }
         Ok(())
+    }
+
+    fn check_unresolved(&self, subject: &Subject<'_>, sheet: &Sheet) -> Result<(), Refusal> {
+        let Some(path) = unresolved_endpoint(subject.head.forwarded_target(subject.buffer)) else { return Ok(()) };
+        let is_preflight = is_preflight(subject);
+        let mut escapes = false;
+        self.tree.each(subject.host, &path, subject.head.method.of(subject.buffer), |rule| {
+            let counts = self.rules[rule].mode == Mode::Enforce && (!is_preflight || self.rules[rule].count_preflight);
+            escapes |= counts && !sheet.applied.iter().any(|applied| applied.rule == rule);
+        });
+        match escapes {
+            true => {
+                Err(Refusal::Bad("some servers read this path differently: resolve its dot segments before sending it"))
+            }
+            false => Ok(()),
+        }
     }
 }
 

@@ -96,7 +96,8 @@ fn spaces() -> Vec<Row> {
 fn good_targets() -> Vec<Row> {
     [
         same("RFC 9112 3.2.1", "GET /a/b?c=d&e HTTP/1.1"),
-        same("RFC 9112 3.2.1 (nothing is normalised)", "GET /a//b/./../c;p=1/%2e%2E/%2f?x=1&&y=%20 HTTP/1.1"),
+        same("RFC 9112 3.2.1 (nothing is normalised)", "GET /a//b/./../c;p=1/%2f?x=1&&y=%20 HTTP/1.1"),
+        same("RFC 9112 3.2.1 (nothing is normalised)", "GET /a/%2e%2E/.%2e/%2f?x=.. HTTP/1.1"),
         same("RFC 3986 2.2, 3.3 (encoded slashes and parameters)", "GET /a%2Fb%5Cc;d/;e//%2f HTTP/1.1"),
         same("RFC 3986 5.2.4 (what all leave out alike)", "GET /../a/b%2fc/./d;x/../%2e/e HTTP/1.1"),
         same("RFC 3986 3.3 (no dot segments)", "GET /...%2f/a..;../..a%5c%252e%252e HTTP/1.1"),
@@ -242,6 +243,8 @@ fn bad_targets() -> Vec<Row> {
                 "GET /a%2fb/../c HTTP/1.1",
                 "GET /a%2fb/c/../../d HTTP/1.1",
                 "GET /a//../b HTTP/1.1",
+                "GET /a/b/../%2e%2e/c HTTP/1.1",
+                "GET /a/b/.%2E/../c HTTP/1.1",
                 "GET /a/;x/../b HTTP/1.1",
                 "GET http://h/a/..%2fb HTTP/1.1",
                 "GET http://h/a/..;x/b?c HTTP/1.1",

@@ -127,6 +127,25 @@ fn preflights_are_not_counted_unless_asked() {
 }
 
 #[test]
+fn a_path_that_falls_under_more_limits_unresolved_is_refused() {
+    let policy = Policy::new(&[limit("x", "/api", &[])], &[], "p").unwrap();
+    let asked = |path: &str, endpoint: &str| {
+        let applied = try_applied(&policy, &GET.replace("GET /", &format!("GET {path}")), endpoint, None);
+        applied.map(|(keys, _)| keys.len())
+    };
+    for path in ["/api/../y", "/api/%2e%2e/y", "/api/x/%2E./.%2e/y", "/api/../y?z"] {
+        assert!(matches!(asked(path, "/y"), Err(Refusal::Bad(_))), "{path}");
+    }
+    assert_eq!(asked("/x/../api", "/api"), Ok(1), "it falls under no other limit unresolved");
+    assert_eq!(asked("/api/x/../y", "/api/y"), Ok(1), "and this under the same");
+    assert_eq!(asked("/y?/api/../x", "/y"), Ok(0), "nor is a query a path");
+    assert_eq!(asked("/y/..api/", "/y/..api"), Ok(0));
+    let shadow = Policy::new(&[Limit { mode: Mode::Shadow, ..limit("x", "/api", &[]) }], &[], "p").unwrap();
+    let text = GET.replace("GET /", "GET /api/../y");
+    assert!(try_applied(&shadow, &text, "/y", None).is_ok(), "it denies nobody");
+}
+
+#[test]
 fn a_request_with_two_values_for_what_a_limit_counts_by_is_refused() {
     let by = [By::User, By::Header("x-tenant".into())];
     let twice = GET.replace("X-Tenant: t", "X-Tenant: t\r\nx-tenant: u");

@@ -351,6 +351,12 @@ fn place(method: &[u8], target: &[u8], minor: u8, fields: &[Line]) -> Result<(Ve
 /// path parameter ends.
 fn has_several_meanings(target: &[u8]) -> bool {
     let path = String::from_utf8_lossy(target.split(|&b| b == b'?').next().unwrap_or_default());
+    // Nor `..` in two spellings, of which some servers see one.
+    let is_up = |segment: &str| segment.to_ascii_lowercase().replace("%2e", ".") == "..";
+    let ups: Vec<&str> = path.split('/').skip(1).filter(|segment| is_up(segment)).collect();
+    if ups.contains(&"..") && ups.iter().any(|&up| up != "..") {
+        return true;
+    }
     // One byte for each encoded separator and dot: a target has no tabs, and a `.` means the same in both forms.
     let path = path.replace("%2f", "\t").replace("%2F", "\t").replace("%5c", "\t").replace("%5C", "\t");
     let path = path.replace("%2e", ".").replace("%2E", ".");
