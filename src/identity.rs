@@ -2,6 +2,8 @@
 //!
 //! An API key, a cookie or a header value never leaves this room in clear: only its SHA-256 does. Pure.
 
+mod cookie;
+
 use crate::http::field::{Field, FieldName};
 use crate::http::head::RequestHead;
 use ipnet::IpNet;
@@ -109,7 +111,7 @@ struct Known {
 pub enum NoCaller {
     /// An API key that no consumer owns, where such keys are rejected.
     UnknownKey,
-    /// The field or cookie that names the user stands there more than once: the backend might believe another one than we do.
+    /// The field that names the user stands there more than once: the backend might believe another one than we do.
     Repeated,
 }
 
@@ -276,8 +278,8 @@ impl Identity {
                 Ok(value.is_some_and(|value| push_secret(&mut caller.user, name, value)))
             }
             Source::Cookie(name) => {
-                let value = present(only(cookies(head, buffer, name))?);
-                Ok(value.is_some_and(|value| push_secret(&mut caller.user, name, value)))
+                let value = cookie::only(head, buffer, name);
+                Ok(value.is_some_and(|value| push_secret(&mut caller.user, name, &value)))
             }
         }
     }
@@ -311,16 +313,6 @@ fn only<'b>(mut values: impl Iterator<Item = &'b [u8]>) -> Result<Option<&'b [u8
 
 fn present(value: Option<&[u8]>) -> Option<&[u8]> {
     value.filter(|value| !value.is_empty())
-}
-
-/// The values of a cookie (RFC 6265 section 4.2.1). White space around name and value does not count, as browsers and
-/// backends have it.
-fn cookies<'b>(head: &RequestHead, buffer: &'b [u8], name: &str) -> impl Iterator<Item = &'b [u8]> {
-    let pairs = head.values(buffer, "cookie").flat_map(|line| line.split(|&b| b == b';'));
-    pairs.filter_map(move |pair| {
-        let at = memchr::memchr(b'=', pair)?;
-        (pair[..at].trim_ascii() == name.as_bytes()).then(|| pair[at + 1..].trim_ascii())
-    })
 }
 
 /// `203.0.113.7`, `203.0.113.7:4711`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:4711`.
@@ -386,7 +378,7 @@ fn push_hex_upper(out: &mut Vec<u8>, byte: u8) {
     out.push(DIGITS[usize::from(byte & 15)]);
 }
 
-/// Writes the endpoint of a request target: the path with unreserved characters decoded (RFC 3986 section 2.3), dot
+/// Writes the endpoint of a request target: the path with visible characters decoded but for `%`, `?`, `#` and `;`, dot
 /// segments resolved (5.2.4), empty segments merged, without query and trailing slash. `//a`, `/%61`, `/a/`, `/a?x` and
 /// `/./a` are all `/a`.
 ///
@@ -401,17 +393,28 @@ pub fn endpoint(target: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// The endpoint as it is to a server that takes `..` for a name, where the target has one: many frameworks do not resolve
-/// dot segments, since browsers do before they send a path.
-pub fn unresolved_endpoint(target: &[u8]) -> Option<Vec<u8>> {
+/// The endpoints that the target has to servers which read paths in another way, where there are any.
+///
+/// Many frameworks take `..` for a name, since browsers resolve it before they send a path. Those that read a target as a
+/// reference to their own address take what follows `//` for a host (RFC 3986 section 4.2).
+pub fn other_endpoints(target: &[u8]) -> Vec<Vec<u8>> {
     let path = path_of(target);
-    let has_dots = |two: &[u8]| two == b".." || two == b"%2" || two == b".%";
-    if !path.windows(2).any(has_dots) {
-        return None;
+    let mut others = Vec::new();
+    if path.windows(2).any(|two| matches!(two, b".." | b"%2" | b".%")) {
+        let mut unresolved = Vec::new();
+        write_endpoint(path, false, &mut unresolved);
+        if unresolved.split(|&b| b == b'/').any(|segment| segment == b"..") {
+            others.push(unresolved);
+        }
     }
-    let mut out = Vec::new();
-    write_endpoint(path, false, &mut out);
-    out.split(|&b| b == b'/').any(|segment| segment == b"..").then_some(out)
+    if path.starts_with(b"//") {
+        let from = path.iter().position(|&b| b != b'/').unwrap_or(path.len());
+        let named = &path[from..];
+        let mut behind = Vec::new();
+        write_endpoint(&named[memchr::memchr(b'/', named).unwrap_or(named.len())..], true, &mut behind);
+        others.push(behind);
+    }
+    others
 }
 
 fn path_of(target: &[u8]) -> &[u8] {
@@ -450,7 +453,7 @@ fn settle(out: &mut Vec<u8>, start: usize, climbs: bool) {
     }
 }
 
-/// Appends a path segment with unreserved characters decoded; other escapes keep their meaning, in capitals. A separator
+/// Appends a path segment with its characters decoded as in [`endpoint`]; other escapes stay, in capitals. A separator
 /// that is no slash ends it: then what is behind that is returned.
 fn push_decoded<'s>(out: &mut Vec<u8>, segment: &'s [u8]) -> Option<&'s [u8]> {
     let mut rest = segment;
@@ -464,7 +467,7 @@ fn push_decoded<'s>(out: &mut Vec<u8>, segment: &'s [u8]) -> Option<&'s [u8]> {
         match digits.map(|(high, low)| high << 4 | low) {
             Some(b'/' | b'\\') => return Some(&rest[3..]),
             Some(byte) => {
-                if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+                if byte.is_ascii_graphic() && !matches!(byte, b'%' | b'?' | b'#' | b';') {
                     out.push(byte);
                 } else {
                     out.push(b'%');

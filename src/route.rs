@@ -59,10 +59,10 @@ impl HostPattern {
 }
 
 impl Match {
-    /// Whether host and method fit; the path is the tree's to match.
+    /// Whether host and method fit; the path is the tree's to match. Case does not count: some backends take `post` for POST.
     pub fn accepts(&self, host: &[u8], method: &[u8]) -> bool {
         self.host.as_ref().is_none_or(|pattern| pattern.accepts(host))
-            && (self.methods.is_empty() || self.methods.iter().any(|m| m.as_bytes() == method))
+            && (self.methods.is_empty() || self.methods.iter().any(|m| m.as_bytes().eq_ignore_ascii_case(method)))
     }
 
     /// Orders matches of one path: the narrower first (host over none, exact over suffix, methods over none).

@@ -17,6 +17,9 @@ pub(super) fn check(path: &[u8]) -> Result<(), Refusal> {
     if memchr::memchr(b'\\', path).is_some() {
         return Err(Refusal::Bad("the path has a backslash"));
     }
+    if path.windows(3).any(is_encoded_control) {
+        return Err(Refusal::Bad("the path has an encoded control character"));
+    }
     // Some resolve dot segments before they decode them, so that they see only those of the one kind.
     let segments = || path.split(|&b| b == b'/');
     if segments().any(|name| name == b"..") && segments().any(|name| name != b".." && dots(name) == 2) {
@@ -42,6 +45,14 @@ pub(super) fn check(path: &[u8]) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+/// Patterns in many frameworks end before a final newline, so that `/login%0a` is `/login`.
+fn is_encoded_control(three: &[u8]) -> bool {
+    match three {
+        [b'%', b'0' | b'1', low] => low.is_ascii_hexdigit(),
+        _ => three.eq_ignore_ascii_case(b"%7f"),
+    }
 }
 
 /// Where the first `%2F` or `%5C` begins.

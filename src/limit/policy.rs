@@ -7,7 +7,7 @@ use super::bucket::{BadShape, Level, Rate, Shape};
 use super::{APPLIED_MAX, script};
 use crate::http::head::RequestHead;
 use crate::http::{Framing, Method, Refusal};
-use crate::identity::{Caller, PlanId, push_part, push_secret, unresolved_endpoint};
+use crate::identity::{Caller, PlanId, other_endpoints, push_part, push_secret};
 use crate::route::{Match, PathTree};
 use thiserror::Error;
 
@@ -196,7 +196,7 @@ impl Policy {
 
     /// Writes on the sheet which limits the request falls under, in configured order, and their keys. Refuses a request
     /// with a second value for what an enforced limit counts by: the backend might believe another one than we do; and one
-    /// that falls under more limits where its dot segments are not resolved, as some backends do not.
+    /// whose path falls under more limits as some backends read it.
     pub fn apply(&self, subject: &Subject<'_>, sheet: &mut Sheet) -> Result<(), Refusal> {
         sheet.applied.clear();
         sheet.keys.clear();
@@ -212,7 +212,7 @@ impl Policy {
         if is_preflight(subject) {
             sheet.applied.retain(|applied| self.rules[applied.rule].count_preflight);
         }
-        self.check_unresolved(subject, sheet)?;
+        self.check_other_readings(subject, sheet)?;
         for applied in &sheet.applied {
             let rule = &self.rules[applied.rule];
             if rule.mode == Mode::Enforce && rule.is_in_doubt(subject) {
@@ -225,18 +225,18 @@ impl Policy {
         Ok(())
     }
 
-    fn check_unresolved(&self, subject: &Subject<'_>, sheet: &Sheet) -> Result<(), Refusal> {
-        let Some(path) = unresolved_endpoint(subject.head.forwarded_target(subject.buffer)) else { return Ok(()) };
-        let is_preflight = is_preflight(subject);
+    fn check_other_readings(&self, subject: &Subject<'_>, sheet: &Sheet) -> Result<(), Refusal> {
         let mut escapes = false;
-        self.tree.each(subject.host, &path, subject.head.method.of(subject.buffer), |rule| {
-            let counts = self.rules[rule].mode == Mode::Enforce && (!is_preflight || self.rules[rule].count_preflight);
-            escapes |= counts && !sheet.applied.iter().any(|applied| applied.rule == rule);
-        });
+        for path in other_endpoints(subject.head.forwarded_target(subject.buffer)) {
+            let is_preflight = is_preflight(subject);
+            self.tree.each(subject.host, &path, subject.head.method.of(subject.buffer), |rule| {
+                let Rule { mode, count_preflight, .. } = self.rules[rule];
+                let counts = mode == Mode::Enforce && (!is_preflight || count_preflight);
+                escapes |= counts && !sheet.applied.iter().any(|applied| applied.rule == rule);
+            });
+        }
         match escapes {
-            true => {
-                Err(Refusal::Bad("some servers read this path differently: resolve its dot segments before sending it"))
-            }
+            true => Err(Refusal::Bad("some servers read this path differently: send it without dot segments and `//`")),
             false => Ok(()),
         }
     }
@@ -322,7 +322,8 @@ impl Rule {
                 out.push(b':');
             }
             match by {
-                By::Method => push_part(out, subject.head.method.of(subject.buffer)),
+                // Some backends take `post` for POST.
+                By::Method => push_part(out, &subject.head.method.of(subject.buffer).to_ascii_uppercase()),
                 By::Route => push_part(out, subject.route.as_bytes()),
                 _ => push_part(out, subject.endpoint),
             }

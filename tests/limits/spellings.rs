@@ -14,6 +14,7 @@ fn no_spelling_of_a_path_gets_past_its_limit(store: &Store) {
         "/api%2Fdata%2f",
         "/api%5Cdata",
         "/api;a/data",
+        "//api/data",
         "/api;a=b;c/data;d",
         "/;a/api/data",
         "/api%2fdata;a",
@@ -38,6 +39,11 @@ fn no_spelling_of_a_path_gets_past_its_limit(store: &Store) {
         "/x%2fapi/../data",
         "/api//../data",
         "/api/../data",
+        "//x/api/data",
+        "///x@y/api/data",
+        "http://other//x/api/data",
+        "/api/data%0a",
+        "/api/data%7F",
         "/api/x/%2e%2e/%2E./data",
         "/api/x/../%2e%2e/api/data",
         "http://other/api/../data",
@@ -100,9 +106,6 @@ fn what_decides_the_bucket_stands_there_once() {
     let status = |path: &str, fields: &str| {
         raw(gateway.address, format!("GET {path} HTTP/1.1\r\nHost: test\r\n{fields}\r\n")).status
     };
-    for fields in ["Cookie: sid=1; sid=2\r\n", "Cookie: sid=1\r\nX: y\r\nCookie: a=b; sid=2\r\n"] {
-        assert_eq!(status("/", fields), 400, "{fields}");
-    }
     let twice = "X-Tenant: a\r\nx-tenant: b\r\n";
     assert_eq!(status("/t/x", twice), 400);
     assert_eq!(gateway.metric(&decisions("user", "allow")), 0.0);

@@ -139,6 +139,11 @@ fn a_path_that_falls_under_more_limits_unresolved_is_refused() {
     assert_eq!(asked("/x/../api", "/api"), Ok(1), "it falls under no other limit unresolved");
     assert_eq!(asked("/api/x/../y", "/api/y"), Ok(1), "and this under the same");
     assert_eq!(asked("/y?/api/../x", "/y"), Ok(0), "nor is a query a path");
+    for path in ["//x/api", "///x/api/y", "//x@y//api", "http://h//x/api"] {
+        assert!(matches!(asked(path, "/x/api"), Err(Refusal::Bad(_))), "{path}");
+    }
+    assert_eq!(asked("//api/x", "/api/x"), Ok(1));
+    assert_eq!(asked("/x//api", "/x/api"), Ok(0), "only at the start");
     assert_eq!(asked("/y/..api/", "/y/..api"), Ok(0));
     let shadow = Policy::new(&[Limit { mode: Mode::Shadow, ..limit("x", "/api", &[]) }], &[], "p").unwrap();
     let text = GET.replace("GET /", "GET /api/../y");

@@ -351,6 +351,11 @@ fn place(method: &[u8], target: &[u8], minor: u8, fields: &[Line]) -> Result<(Ve
 /// path parameter ends.
 fn has_several_meanings(target: &[u8]) -> bool {
     let path = String::from_utf8_lossy(target.split(|&b| b == b'?').next().unwrap_or_default());
+    // Nor an encoded control character.
+    let is_control = |pair: &str| u8::from_str_radix(pair, 16).is_ok_and(|byte| byte.is_ascii_control());
+    if path.split('%').skip(1).any(|rest| rest.get(..2).is_some_and(is_control)) {
+        return true;
+    }
     // Nor `..` in two spellings, of which some servers see one.
     let is_up = |segment: &str| segment.to_ascii_lowercase().replace("%2e", ".") == "..";
     let ups: Vec<&str> = path.split('/').skip(1).filter(|segment| is_up(segment)).collect();

@@ -7,7 +7,7 @@ use rateguard::identity::endpoint;
 /// A byte of a path segment as RFC 3986 sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Atom {
-    /// Stands for itself; encoded or not, where it is unreserved.
+    /// Stands for itself; encoded or not, where it is visible.
     Plain(u8),
     /// Percent-encoded, and different from the byte itself.
     Encoded(u8),
@@ -125,7 +125,7 @@ fn atoms(segment: &[u8]) -> Vec<Atom> {
         let digits = segment.get(at + 1..at + 3).filter(|two| two.iter().all(u8::is_ascii_hexdigit));
         let number = digits.and_then(|two| u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok());
         atoms.push(match (segment[at], number) {
-            (b'%', Some(byte)) if is_unreserved(byte) => Atom::Plain(byte),
+            (b'%', Some(byte)) if is_visible(byte) => Atom::Plain(byte),
             (b'%', Some(byte)) => Atom::Encoded(byte),
             // House rule: a sign that begins no escape is the sign itself.
             (b'%', None) => Atom::Encoded(b'%'),
@@ -136,8 +136,9 @@ fn atoms(segment: &[u8]) -> Vec<Atom> {
     atoms
 }
 
-fn is_unreserved(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
+/// House rule: encoded or not, a visible character is the same, but for those that divide a path or end it.
+fn is_visible(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !b"/\\%?#;".contains(&byte)
 }
 
 fn render(path: &Path) -> Vec<u8> {
@@ -166,7 +167,7 @@ fn spell(path: &Path, dice: &mut fastrand::Rng) -> Vec<u8> {
         out.extend_from_slice(SLASHES[dice.usize(..SLASHES.len())]);
         for atom in segment {
             let (byte, is_encoded) = match *atom {
-                Atom::Plain(byte) => (byte, is_unreserved(byte) && dice.u8(..3) == 0),
+                Atom::Plain(byte) => (byte, is_visible(byte) && dice.u8(..3) == 0),
                 Atom::Encoded(byte) => (byte, true),
             };
             match (is_encoded, dice.bool()) {
