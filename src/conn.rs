@@ -29,6 +29,10 @@ use std::time::Duration;
 /// How often a worker looks for late connections; deadlines are late by this at most.
 pub const SCAN_INTERVAL: Duration = Duration::from_millis(100);
 
+/// A scan that is later than this comes after a pause of the whole process (a frozen container or machine), which must not
+/// count against its peers.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
 /// Bytes that the kernel takes ahead of what the network takes (`TCP_NOTSENT_LOWAT`). Without it a slow reader's socket
 /// takes megabytes and then nothing for so long that it looks like one who reads nothing. It takes more once half of this
 /// is sent, so that much less would mean many small sends.
@@ -79,6 +83,8 @@ struct Entry {
     read: Due,
     write: Due,
     idle: bool,
+    /// All that its peer is to get has been written.
+    finished: bool,
     watch: Option<Watch>,
 }
 
@@ -110,6 +116,12 @@ impl Due {
         match self {
             Due::At(due) => Some(due),
             Due::Never | Due::Passed => None,
+        }
+    }
+
+    fn move_by(&mut self, late: Duration) {
+        if let Due::At(due) = self {
+            *due = due.after(late);
         }
     }
 
@@ -165,7 +177,10 @@ impl Deadlines {
     /// Ends the waits whose deadline has passed. Reads stop at the socket's reading side only, so that a late client can
     /// still be told; writes end the connection.
     pub fn scan(&self, now: Micros) {
-        self.now.set(now);
+        let late = now.since(self.now.replace(now)).saturating_sub(SCAN_INTERVAL);
+        if late > PAUSE_MAX {
+            self.move_all(late);
+        }
         for (_, entry) in self.entries.borrow_mut().iter_mut() {
             if entry.write.passes(now) {
                 shut(entry.fd, Shutdown::Both);
@@ -174,6 +189,14 @@ impl Deadlines {
             }
         }
         self.release_abandoned(now);
+    }
+
+    /// The process did not run for this long, so no peer could be served: all deadlines come later.
+    fn move_all(&self, late: Duration) {
+        for (_, entry) in self.entries.borrow_mut().iter_mut() {
+            entry.read.move_by(late);
+            entry.write.move_by(late);
+        }
     }
 
     /// Ends the backends' connections of exchanges whose client has gone.
@@ -217,7 +240,7 @@ impl Deadlines {
     /// Resets what is still under way when the process ends: a mere end could pass for the end of a message.
     pub fn reset_busy(&self) {
         for (_, entry) in self.entries.borrow().iter() {
-            if !entry.idle {
+            if !entry.idle && !entry.finished {
                 reset(entry.fd);
             }
         }
@@ -362,7 +385,14 @@ pub struct Writer {
 impl Conn {
     /// Takes over a connected socket.
     pub fn new(stream: TcpStream, deadlines: &Rc<Deadlines>) -> Conn {
-        let entry = Entry { fd: stream.as_raw_fd(), read: Due::Never, write: Due::Never, idle: false, watch: None };
+        let entry = Entry {
+            fd: stream.as_raw_fd(),
+            read: Due::Never,
+            write: Due::Never,
+            idle: false,
+            finished: false,
+            watch: None,
+        };
         let registration = Rc::new(Registration {
             deadlines: deadlines.clone(),
             key: deadlines.entries.borrow_mut().insert(entry),
@@ -493,6 +523,11 @@ impl Reader {
     /// Reads may wait for ever.
     pub fn no_deadline(&self) {
         self.registration.read_whenever();
+    }
+
+    /// Says that what the peer is to get has been written: the end of the process must not take it back.
+    pub fn set_finished(&self) {
+        self.registration.set(|entry| entry.finished = true);
     }
 
     /// Says whether nothing is going on, so that a stop may end the wait.

@@ -113,6 +113,7 @@ pub struct Gateway {
     /// The time of day as an HTTP date, kept by the worker's scan.
     pub date: RefCell<String>,
     denials: RefCell<Budget>,
+    refusals: RefCell<Budget>,
     troubles: RefCell<Budget>,
     buffers: RefCell<Vec<Vec<u8>>>,
     // Boxed, so that lending one moves a pointer and not its half kilobyte.
@@ -165,6 +166,7 @@ impl Gateway {
             open: Cell::new(0),
             date: RefCell::default(),
             denials: RefCell::new(Budget::new(LOG_LINES_PER_SECOND)),
+            refusals: RefCell::new(Budget::new(LOG_LINES_PER_SECOND)),
             troubles: RefCell::new(Budget::new(LOG_LINES_PER_SECOND)),
             buffers: RefCell::default(),
             scratches: RefCell::default(),
@@ -206,6 +208,11 @@ impl Gateway {
     /// Whether a denial may be logged now, and how many were left out before.
     pub fn may_log_denial(&self, now: Micros) -> Take {
         self.denials.borrow_mut().take(now)
+    }
+
+    /// Whether a refused request may be logged now.
+    pub fn may_log_refusal(&self, now: Micros) -> Take {
+        self.refusals.borrow_mut().take(now)
     }
 
     /// Whether trouble that strangers can cause may be logged now.

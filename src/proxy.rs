@@ -12,8 +12,8 @@ use crate::identity;
 use crate::limit::policy::{Mode, Sheet, Subject};
 use crate::limit::{Decision, StoreFault};
 use crate::log::Take;
-use crate::metrics::{Outcome as Counted, StoreError};
-use crate::relay::{self, Outcome};
+use crate::metrics::{Outcome as Counted, StoreError, UpstreamError};
+use crate::relay::{self, BreakOff, Outcome};
 use crate::reply::{self, Addressee, Denial, Failure};
 use crate::route::host_without_port;
 use crate::time::Micros;
@@ -28,7 +28,7 @@ use std::time::Duration;
 const DISCARD_MAX: u64 = 64 * 1024;
 
 /// Bytes read and dropped from a client that still sends after its answer, so that it can read that answer.
-const LINGER_MAX: usize = 1024 * 1024;
+const LINGER_MAX: usize = 64 * 1024 * 1024;
 
 /// The status that a request is counted with whose client left before its answer; nobody gets to see it.
 const CLIENT_GONE: u16 = 499;
@@ -133,6 +133,7 @@ impl Request<'_> {
             let Some(failure) = failure else { return Next::Close };
             let RequestHead { version, kind, .. } = self.scratch.head;
             self.scratch.head = RequestHead { version, kind, ..RequestHead::default() };
+            self.take_request_id();
             return self.refuse(&failure).await;
         }
         self.take_request_id();
@@ -279,11 +280,9 @@ impl Request<'_> {
                     false => Next::Linger,
                 }
             }
-            Outcome::Cut { status, by_backend } => {
+            Outcome::Cut { status, by } => {
                 self.count_answer(status);
-                if by_backend {
-                    self.log_cut(status, upstream);
-                }
+                self.log_cut(status, by, upstream);
                 if self.scratch.head.version == Version::Http10 {
                     // Its body may end with the connection: only a reset tells that this is not its end.
                     self.client.abort();
@@ -342,6 +341,7 @@ impl Request<'_> {
     }
 
     fn write_failure(&mut self, failure: &Failure, keep_alive: bool) {
+        self.log_refusal(failure);
         let mut out = take(&mut self.scratch.back);
         out.clear();
         let fields = &self.scratch.fields;
@@ -446,15 +446,39 @@ impl Request<'_> {
         );
     }
 
-    fn log_cut(&self, status: u16, upstream: usize) {
+    fn log_cut(&self, status: u16, by: BreakOff, upstream: usize) {
+        let what = match by {
+            // Clients leave all the time.
+            BreakOff::Client => return,
+            BreakOff::SlowClient => "cut off: the client took or sent too little in time",
+            BreakOff::Backend(UpstreamError::Timeout) => "cut off: the backend paused for too long in its response",
+            BreakOff::Backend(_) => "the backend broke off in its response",
+        };
         let Take::Write { suppressed } = self.gateway.may_log_trouble(self.started) else { return };
         tracing::warn!(
             upstream = self.gateway.upstreams[upstream].settings.name,
             status,
             endpoint = text(&self.scratch.endpoint),
             request_id = text(&self.scratch.request_id),
+            peer = self.peer.text,
             suppressed,
-            "the backend broke off in its response"
+            "{what}"
+        );
+    }
+
+    fn log_refusal(&self, failure: &Failure) {
+        let answer = failure.answer();
+        if answer.blame != "client" {
+            return;
+        }
+        let Take::Write { suppressed } = self.gateway.may_log_refusal(self.gateway.clock.now()) else { return };
+        tracing::info!(
+            status = answer.status,
+            reason = answer.detail,
+            peer = self.peer.text,
+            request_id = text(&self.scratch.request_id),
+            suppressed,
+            "refused"
         );
     }
 
@@ -530,6 +554,7 @@ fn addressee<'s>(scratch: &'s Scratch, keep_alive: bool, date: &'s str) -> Addre
 /// Lets the client read its answer although it may still be sending: closing with unread bytes would reset the
 /// connection and take the answer with it (RFC 9112 section 9.6).
 pub async fn linger(client: &mut Conn) {
+    client.reader.set_finished();
     client.writer.finish().await;
     if client.reader.is_late() {
         // What it still sends goes nowhere, but a close would answer it with a reset.

@@ -4,6 +4,8 @@
 //! coming runs both directions side by side, so that an early response, `100 Continue` and an echoing backend all work. A
 //! failed attempt is repeated only while nothing has reached the client and the request cannot take effect twice.
 
+mod tries;
+
 use crate::conn::{Conn, End, Reader, Timer, Writer};
 use crate::gateway::{Gateway, Scratch};
 use crate::http::body::{BadBody, Decoder};
@@ -13,13 +15,14 @@ use crate::http::{BadResponse, Framing, Method, RESPONSE_BOUNDS, Refusal, Versio
 use crate::metrics::UpstreamError;
 use crate::reply::Failure;
 use crate::time::Micros;
-use crate::upstream::pool::{ConnectFault, Lease, Upstream};
+use crate::upstream::pool::{Lease, Upstream};
 use crate::upstream::retry::Attempts;
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
+use tries::Tries;
 
 /// Bytes gathered for one write, and bytes of a body read at once.
 pub const PIECE_MAX: usize = 64 * 1024;
@@ -47,13 +50,34 @@ pub enum Outcome {
     Cut {
         /// The response's status.
         status: u16,
-        /// Whether it is the backend that broke off.
-        by_backend: bool,
+        /// Who broke off.
+        by: BreakOff,
     },
     /// The client has a 101, and this connection is the other end of its tunnel.
     Switched(Conn),
     /// The client left before anything of a response was sent.
     Abandoned,
+}
+
+/// Who ended an exchange before its response was over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BreakOff {
+    /// The backend, in this way.
+    Backend(UpstreamError),
+    /// The client, which takes too little of it or sends too little.
+    SlowClient,
+    /// The client, which has gone or sends nonsense.
+    Client,
+}
+
+impl From<End> for BreakOff {
+    /// For what is sent to the client.
+    fn from(end: End) -> BreakOff {
+        match end {
+            End::TimedOut => BreakOff::SlowClient,
+            End::Closed | End::Broken => BreakOff::Client,
+        }
+    }
 }
 
 /// Forwards the request in `scratch.head`, the bytes of which start the client's buffer.
@@ -104,10 +128,12 @@ pub async fn exchange(
                 return Outcome::Done { status, keep_alive };
             }
             Ended::Switched => return Outcome::Switched(lease.conn),
-            Ended::Cut { status, fault } => {
-                let fault = fault.filter(|_| !is_gone);
-                fault.inspect(|&fault| tries.blame(fault));
-                return Outcome::Cut { status, by_backend: fault.is_some() };
+            Ended::Cut { status, by } => {
+                let by = if is_gone { BreakOff::Client } else { by };
+                if let BreakOff::Backend(fault) = by {
+                    tries.blame(fault);
+                }
+                return Outcome::Cut { status, by };
             }
             Ended::Failed { .. } if is_gone => return Outcome::Abandoned,
             Ended::Failed { failure, silent } => {
@@ -140,26 +166,12 @@ fn prepare(
     client.reader.consume(scratch.head.len);
     let mut upload = Upload {
         body: Decoder::new(scratch.head.framing),
+        awaits_continue: scratch.head.expects_continue && client.reader.data().is_empty(),
         framed: scratch.head.framing,
         room: gateway.rules.bounds.body_max.unwrap_or(u64::MAX),
     };
     upload.gather(gateway, &mut client.reader, &mut scratch.out)?;
     Ok(upload)
-}
-
-fn connect_error(fault: ConnectFault) -> UpstreamError {
-    match fault {
-        ConnectFault::NoAddress => UpstreamError::NoServer,
-        ConnectFault::Refused => UpstreamError::Connect,
-        ConnectFault::TimedOut => UpstreamError::ConnectTimeout,
-    }
-}
-
-fn connect_failure(fault: ConnectFault) -> Failure {
-    match fault {
-        ConnectFault::NoAddress | ConnectFault::Refused => Failure::Unreachable,
-        ConnectFault::TimedOut => Failure::ConnectTimeout,
-    }
 }
 
 fn response_error(failure: &Failure) -> Option<UpstreamError> {
@@ -171,62 +183,11 @@ fn response_error(failure: &Failure) -> Option<UpstreamError> {
     }
 }
 
-/// The attempts at one request, counted.
-struct Tries<'g> {
-    gateway: &'g Gateway,
-    upstream: &'g Upstream,
-    number: usize,
-    attempts: Attempts,
-}
-
-impl Tries<'_> {
-    /// A connection to a backend that takes one.
-    async fn open(&mut self) -> Result<Lease, Failure> {
-        loop {
-            match self.connect().await {
-                Ok(lease) => return Ok(lease),
-                Err(fault) => {
-                    self.blame(connect_error(fault));
-                    if !self.attempts.after_connect() {
-                        return Err(connect_failure(fault));
-                    }
-                    self.gateway.metrics.upstream_retry(self.number);
-                }
-            }
-        }
-    }
-
-    /// A kept connection where one may serve, else a new one. One on which bytes have arrived meanwhile is dropped: they
-    /// would be taken for the answer to this request, and its own answer for the next client's.
-    async fn connect(&self) -> Result<Lease, ConnectFault> {
-        let Tries { gateway, upstream, attempts, .. } = self;
-        if attempts.may_reuse() {
-            while let Some(lease) = upstream.reuse(attempts.backend(), gateway.deadlines.coarse_now()) {
-                if lease.conn.is_quiet() {
-                    return Ok(lease);
-                }
-            }
-        }
-        upstream.connect(attempts.backend(), &gateway.deadlines).await
-    }
-
-    fn blame(&self, error: UpstreamError) {
-        self.gateway.metrics.upstream_error(self.number, error);
-    }
-
-    /// Whether the request may be sent once more; see [`Attempts::after_failure`].
-    fn again(&mut self, reused: bool, unsent: bool) -> bool {
-        let again = self.attempts.after_failure(reused, unsent);
-        if again {
-            self.gateway.metrics.upstream_retry(self.number);
-        }
-        again
-    }
-}
-
 /// The request body on its way.
 struct Upload {
     body: Decoder,
+    /// The client sends none of it before a 100 (Continue), as far as is known.
+    awaits_continue: bool,
     framed: Framing,
     /// Bytes that may still come before the body is too large.
     room: u64,
@@ -300,21 +261,15 @@ enum Ended {
         failure: Failure,
         silent: bool,
     },
-    /// `fault`: what the backend did, where it is to blame.
     Cut {
         status: u16,
-        fault: Option<UpstreamError>,
+        by: BreakOff,
     },
 }
 
 impl Ended {
     fn failed(failure: Failure) -> Ended {
         Ended::Failed { failure, silent: false }
-    }
-
-    /// The client is to blame.
-    fn cut(status: u16) -> Ended {
-        Ended::Cut { status, fault: None }
     }
 }
 
@@ -371,7 +326,7 @@ impl<'g> Flight<'g> {
         scratch: &mut Scratch,
         upload: &mut Upload,
     ) -> Ended {
-        self.awaits_continue.set(scratch.head.expects_continue);
+        self.awaits_continue.set(upload.awaits_continue);
         let stage = Cell::new(Stage::Nothing);
         let keep_alive = Cell::new(false);
         let response_timer = lease.conn.reader.timer();
@@ -402,10 +357,11 @@ impl<'g> Flight<'g> {
                 uploaded = Some(result);
                 keep_alive.set(self.keep_alive && result.is_ok());
                 if let Err(Uploading::Client(failure)) = result {
+                    let by = if failure == Failure::TooSlow { BreakOff::SlowClient } else { BreakOff::Client };
                     return Poll::Ready(match stage.get() {
                         Stage::Nothing => Ended::failed(failure),
-                        Stage::Interim => Ended::cut(failure.answer().status),
-                        Stage::Begun(status) => Ended::cut(status),
+                        Stage::Interim => Ended::Cut { status: failure.answer().status, by },
+                        Stage::Begun(status) => Ended::Cut { status, by },
                     });
                 }
             }
@@ -431,9 +387,10 @@ impl<'g> Flight<'g> {
     ) -> Result<(), Uploading> {
         while !upload.body.is_done() {
             if reader.data().is_empty() {
-                match self.awaits_continue.get() {
-                    true => response.deadline(self.upstream.settings.response),
-                    false => reader.deadline(self.gateway.rules.timeouts.body),
+                match (self.awaits_continue.get(), stage.get()) {
+                    (_, Stage::Begun(_)) => {}
+                    (true, _) => response.deadline(self.upstream.settings.response),
+                    (false, _) => reader.deadline(self.gateway.rules.timeouts.body),
                 }
                 reader.fill(PIECE_MAX).await.map_err(|end| match end {
                     End::TimedOut => Uploading::Client(Failure::TooSlow),
@@ -522,7 +479,10 @@ impl Download<'_> {
             return ended;
         }
         self.stage.set(Stage::Begun(head.status));
+        self.flight.awaits_continue.set(false);
         reader.no_deadline();
+        // Who has its answer may stop sending (RFC 9112 section 9.5); the response's own deadlines hold.
+        self.flight.client.stop();
         let gateway = self.flight.gateway;
         gateway.metrics.upstream_took(gateway.clock.now().since(self.flight.asked));
         let framed = forward::delivered_framing(head.framing, self.version);
@@ -538,7 +498,7 @@ impl Download<'_> {
         reader.consume(head.len);
         if head.status == 101 {
             let sent = writer.send(out, gateway.rules.timeouts.write).await;
-            return sent.result.map_or(Ended::cut(101), |()| Ended::Switched);
+            return sent.result.map_or_else(|end| Ended::Cut { status: 101, by: end.into() }, |()| Ended::Switched);
         }
         let mut body = Decoder::new(head.framing);
         match self.pass_body(reader, writer, &mut body, framed, out).await {
@@ -547,7 +507,7 @@ impl Download<'_> {
                 keep_alive,
                 reusable: head.keep_alive && body.is_done() && reader.data().is_empty(),
             },
-            Err(fault) => Ended::Cut { status: head.status, fault },
+            Err(by) => Ended::Cut { status: head.status, by },
         }
     }
 
@@ -619,7 +579,7 @@ impl Download<'_> {
             forward::response(out, reader.data(), head, &delivery);
             self.stage.set(Stage::Interim);
             let sent = writer.send(out, self.flight.gateway.rules.timeouts.write).await;
-            sent.result.map_err(|_| Ended::cut(head.status))?;
+            sent.result.map_err(|end| Ended::Cut { status: head.status, by: end.into() })?;
             self.stage.set(Stage::Nothing);
         }
         reader.consume(head.len);
@@ -634,16 +594,16 @@ impl Download<'_> {
         body: &mut Decoder,
         framed: Framing,
         out: &mut Vec<u8>,
-    ) -> Result<(), Option<UpstreamError>> {
+    ) -> Result<(), BreakOff> {
         let write = self.flight.gateway.rules.timeouts.write;
         loop {
             let bad = gather(self.flight.gateway, reader, body, framed, out).is_err();
             if !out.is_empty() {
-                writer.send(out, write).await.result.map_err(|_| None)?;
+                writer.send(out, write).await.result?;
                 out.clear();
             }
             if bad {
-                return Err(Some(UpstreamError::BadResponse));
+                return Err(BreakOff::Backend(UpstreamError::BadResponse));
             }
             if body.is_done() {
                 return Ok(());
@@ -652,13 +612,13 @@ impl Download<'_> {
                 return self.end_by_close(writer, framed, out, write).await;
             }
             if framed != Framing::Chunked && body.take_data(reader.data().len()) {
-                writer.send_from(reader, write).await.map_err(|_| None)?;
+                writer.send_from(reader, write).await?;
             }
         }
     }
 
     /// Receives more of the body; true where the close was its proper end.
-    async fn is_over(&self, reader: &mut Reader, body: &Decoder) -> Result<bool, Option<UpstreamError>> {
+    async fn is_over(&self, reader: &mut Reader, body: &Decoder) -> Result<bool, BreakOff> {
         reader.deadline(self.flight.upstream.settings.response);
         let received = reader.fill(PIECE_MAX).await;
         // From here it is the client that may be slow.
@@ -666,8 +626,8 @@ impl Download<'_> {
         match received {
             Ok(_) => Ok(false),
             Err(End::Closed) if body.ends_at_close() => Ok(true),
-            Err(End::TimedOut) => Err(Some(UpstreamError::Timeout)),
-            Err(End::Closed | End::Broken) => Err(Some(UpstreamError::Receive)),
+            Err(End::TimedOut) => Err(BreakOff::Backend(UpstreamError::Timeout)),
+            Err(End::Closed | End::Broken) => Err(BreakOff::Backend(UpstreamError::Receive)),
         }
     }
 
@@ -677,13 +637,13 @@ impl Download<'_> {
         framed: Framing,
         out: &mut Vec<u8>,
         write: Duration,
-    ) -> Result<(), Option<UpstreamError>> {
+    ) -> Result<(), BreakOff> {
         if framed != Framing::Chunked {
             return Ok(());
         }
         out.extend_from_slice(LAST_CHUNK);
         out.extend_from_slice(b"\r\n");
-        writer.send(out, write).await.result.map_err(|_| None)?;
+        writer.send(out, write).await.result?;
         out.clear();
         Ok(())
     }

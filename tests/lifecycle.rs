@@ -161,6 +161,33 @@ fn a_body_that_the_stop_cuts_off_does_not_look_whole() {
 }
 
 #[test]
+fn an_answer_that_was_written_survives_the_end_of_the_drain() {
+    const SIZE: usize = 300_000;
+    let origin = Origin::new(|mut stream, _| {
+        while read_head(&mut stream).is_some() {
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n").unwrap();
+            stream.write_all(&[b'x'; SIZE]).unwrap();
+        }
+    });
+    let mut gateway = Gateway::start(&config("[server.timeouts]\ndrain = \"1h\"", &[origin.address], ""));
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(16 * 1024).unwrap();
+    socket.connect(&gateway.address.into()).unwrap();
+    let mut stream: TcpStream = socket.into();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").unwrap();
+    let answered = "rateguard_requests_total{route=\"/\",status=\"2xx\"}";
+    until("the gateway has written all of it", || gateway.metric(answered) == 1.0);
+    signal(gateway.process(), Signal::TERM);
+    until_refusing(&gateway);
+    signal(gateway.process(), Signal::TERM);
+    assert_eq!(gateway.wait().code(), Some(0));
+    let mut got = Vec::new();
+    stream.read_to_end(&mut got).unwrap();
+    assert!(got.len() > SIZE && got.ends_with(b"xxx"), "{} bytes", got.len());
+}
+
+#[test]
 fn a_second_signal_ends_the_drain_at_once() {
     for second in [Signal::TERM, Signal::INT] {
         let waiting = Waiting::new();
@@ -349,6 +376,36 @@ fn a_client_that_reads_slowly_and_steadily_gets_all_of_it() {
             bytes => got += bytes,
         }
     }
+}
+
+#[test]
+fn a_pause_of_the_gateway_does_not_count_against_those_it_serves() {
+    let waiting = Waiting::new();
+    let gateway = hasty_by("write", "1s", &waiting.origin);
+    let mut client = waiting.client(&gateway);
+    // Its next look at deadlines is a while off, so that the answer comes before it.
+    std::thread::sleep(Duration::from_millis(200));
+    signal(gateway.process(), Signal::STOP);
+    waiting.go.store(true, Ordering::SeqCst);
+    std::thread::sleep(Duration::from_millis(2500));
+    signal(gateway.process(), Signal::CONT);
+    assert_eq!(client.response().status, 200);
+}
+
+#[test]
+fn who_is_refused_finds_the_request_in_the_log() {
+    let origin = Origin::ok();
+    let gateway = Gateway::start(&config("", &[origin.address], ""));
+    let response = client::raw(gateway.address, "GET / HTTP/1.1\r\n\r\n");
+    let id = response.json()["request_id"].as_str().map(str::to_owned);
+    assert_eq!((response.status, id.as_ref().map(String::len)), (400, Some(32)));
+    until("it is logged", || gateway.log_of("refused").len() == 1);
+    let line = &gateway.log_of("refused")[0];
+    assert_eq!((line["request_id"].as_str(), line["status"].as_u64()), (id.as_deref(), Some(400)));
+    assert_eq!(
+        (line["peer"].as_str(), line["reason"].as_str()),
+        (Some("127.0.0.1"), response.json()["detail"].as_str())
+    );
 }
 
 /// The names of the gateway's threads.

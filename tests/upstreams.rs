@@ -221,7 +221,7 @@ fn a_backend_that_stops_in_its_response_is_cut_off() {
     let mut client = Client::connect(gateway.address);
     client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
     assert!(client.try_response(true).is_err());
-    until("it is logged", || gateway.log_of("the backend broke off in its response").len() == 1);
+    until("it is logged", || gateway.log_of("cut off: the backend paused for too long in its response").len() == 1);
     assert_eq!(errors(&gateway, "timeout"), 1.0);
 }
 
@@ -285,6 +285,53 @@ fn a_backend_that_never_says_continue_is_504_and_the_client_is_not_blamed() {
     let response = client.response();
     is_upstream_problem(&response, 504);
     assert_eq!((errors(&gateway, "timeout"), response.field("Connection")), (1.0, Some("close")));
+}
+
+#[test]
+fn an_answer_that_stalls_is_cut_off_although_the_client_sends_its_body_meanwhile() {
+    let origin = Origin::new(|mut stream, _| {
+        read_head(&mut stream).unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel").unwrap();
+        until("the gateway has given up", || matches!(stream.read(&mut [0; 16]), Ok(0) | Err(_)));
+    });
+    let gateway = gateway(&[origin.address], "timeouts = { response = \"500ms\" }");
+    let mut client = Client::connect(gateway.address);
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
+    let mut begun = [0; 4096];
+    let length = client.stream.read(&mut begun).unwrap();
+    assert!(begun[..length].starts_with(b"HTTP/1.1 200 OK\r\n"));
+    client.send("hello");
+    let mut rest = Vec::new();
+    let _ = client.stream.read_to_end(&mut rest);
+    until("it is logged", || gateway.log_of("cut off: the backend paused for too long in its response").len() == 1);
+    assert_eq!(errors(&gateway, "timeout"), 1.0);
+}
+
+#[test]
+fn a_client_that_does_not_wait_for_100_has_the_time_of_any_body() {
+    let (origin, requests) = counting(|stream| stream.write_all(OK).unwrap());
+    let gateway = gateway(&[origin.address], "timeouts = { response = \"300ms\" }");
+    let mut client = Client::connect(gateway.address);
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\nhe");
+    std::thread::sleep(Duration::from_millis(900));
+    assert_eq!((client.send("llo").response().status, requests.load(Ordering::SeqCst)), (200, 1));
+}
+
+#[test]
+fn a_client_that_stops_its_upload_gets_the_whole_early_answer() {
+    let origin = Origin::new(|mut stream, _| {
+        read_head(&mut stream).unwrap();
+        stream.write_all(b"HTTP/1.1 413 No\r\nContent-Length: 10\r\n\r\n").unwrap();
+        for _ in 0..10 {
+            std::thread::sleep(Duration::from_millis(100));
+            stream.write_all(b"x").unwrap();
+        }
+        hold(&mut stream);
+    });
+    let gateway = Gateway::start(&config("[server.timeouts]\nbody = \"300ms\"", &[origin.address], ""));
+    let mut client = Client::connect(gateway.address);
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\nhello");
+    assert_eq!(client.response().text(), "x".repeat(10));
 }
 
 #[test]
