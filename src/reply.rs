@@ -127,7 +127,7 @@ fn refusal_words(refusal: Refusal) -> &'static str {
         Refusal::BodyTooLarge => "the request body is larger than this gateway allows",
         Refusal::TargetTooLong => "the request line is longer than this gateway allows",
         Refusal::Expectation => "the only expectation served here is 100-continue",
-        Refusal::HeadTooLarge => "the request head is larger than this gateway allows",
+        Refusal::HeadTooLarge => "the request head has more bytes or fields than this gateway allows",
         Refusal::Version => "only HTTP/1.0 and HTTP/1.1 are served here",
     }
 }

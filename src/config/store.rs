@@ -67,7 +67,10 @@ fn kind(url: &str, deadline: Duration) -> Result<StoreKind, Flaw> {
 /// `[user[:pass]@]host[:port][/db]`
 fn tcp(rest: &str, deadline: Duration) -> Result<Settings, Flaw> {
     if rest.contains(['?', '#']) {
-        return Err(Flaw::new("has options after the address", "write \"redis://[user:pass@]host[:port][/db]\" only"));
+        return Err(Flaw::new(
+            "has \"?\" or \"#\", which end an address",
+            "write \"redis://[user:pass@]host[:port][/db]\" only; in a password, \"%3F\" and \"%23\"",
+        ));
     }
     let (userinfo, place) = split_userinfo(rest);
     let (authority, database) = place.split_once('/').unwrap_or((place, ""));
