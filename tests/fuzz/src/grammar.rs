@@ -352,7 +352,10 @@ fn place(method: &[u8], target: &[u8], minor: u8, fields: &[Line]) -> Result<(Ve
 fn has_several_meanings(target: &[u8]) -> bool {
     let path = String::from_utf8_lossy(target.split(|&b| b == b'?').next().unwrap_or_default());
     // Nor an encoded control character.
-    let is_control = |pair: &str| u8::from_str_radix(pair, 16).is_ok_and(|byte| byte.is_ascii_control());
+    let is_control = |pair: &str| {
+        let has_digits = pair.bytes().all(|b| b.is_ascii_hexdigit());
+        has_digits && u8::from_str_radix(pair, 16).is_ok_and(|byte| byte.is_ascii_control())
+    };
     if path.split('%').skip(1).any(|rest| rest.get(..2).is_some_and(is_control)) {
         return true;
     }
