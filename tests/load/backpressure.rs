@@ -129,7 +129,7 @@ fn a_hundred_thousand_requests_in_one_go_are_answered_in_order() {
     let pipeline: String = (1..=PIPELINE).map(|n| format!("GET /{n} HTTP/1.1\r\nHost: h\r\n\r\n")).collect();
     let mut sink = stream.try_clone().unwrap();
     let sending = std::thread::spawn(move || sink.write_all(pipeline.as_bytes()).unwrap());
-    until("the first requests have come to the backend", || requests.load(Ordering::SeqCst) > 1_000);
+    until("the first requests have come to the backend", || requests.load(Ordering::SeqCst) > 100);
     assert_others_are_served(&gateway);
     let held = until_still(|| requests.load(Ordering::SeqCst));
     let grown = resident(&gateway).saturating_sub(before);
