@@ -85,6 +85,21 @@ impl Worker {
         self.totals.store_errors[error as usize].add(1);
     }
 
+    /// Says whether this worker has a connection to the store.
+    pub fn store_connected(&self, connected: bool) {
+        self.totals.store_connected.set(u64::from(connected));
+    }
+
+    /// Says whether this worker's breaker is open, so that nobody waits for the store.
+    pub fn store_broken(&self, broken: bool) {
+        self.totals.store_broken.set(u64::from(broken));
+    }
+
+    /// Counts one request that was denied without asking the store.
+    pub fn denied_from_cache(&self) {
+        self.totals.denied_from_cache.add(1);
+    }
+
     /// Counts one failed attempt at an upstream.
     pub fn upstream_error(&self, upstream: usize, error: UpstreamError) {
         if let Some(row) = self.upstreams.get(upstream) {
@@ -177,6 +192,9 @@ impl Registry {
             decisions: self.merge_rows(&self.names.limits, |worker| &worker.limits),
             decision_duration: Histogram::merge(totals().map(|t| &t.decision_duration)),
             store_errors: merge(totals().map(|t| &t.store_errors)),
+            store_connections: totals().map(|t| t.store_connected.read()).fold(0, u64::wrapping_add),
+            store_breakers_open: totals().map(|t| t.store_broken.read()).fold(0, u64::wrapping_add),
+            denied_from_cache: totals().map(|t| t.denied_from_cache.read()).fold(0, u64::wrapping_add),
             upstreams: self.upstreams(),
             upstream_duration: Histogram::merge(totals().map(|t| &t.upstream_duration)),
             connections: opened.saturating_sub(closed),
@@ -226,7 +244,13 @@ pub struct Snapshot {
     /// The wait for a decision.
     pub decision_duration: Distribution,
     /// Decisions that the store did not give, by [`StoreError::ALL`].
-    pub store_errors: [u64; 6],
+    pub store_errors: [u64; StoreError::ALL.len()],
+    /// Workers that have a connection to the store.
+    pub store_connections: u64,
+    /// Workers that do not wait for the store.
+    pub store_breakers_open: u64,
+    /// Requests denied without asking the store.
+    pub denied_from_cache: u64,
     /// Failures and retries by upstream.
     pub upstreams: Vec<(String, UpstreamCounts)>,
     /// From the sending of a request to the head of its response.
@@ -302,6 +326,9 @@ struct Totals {
     decision_duration: Histogram,
     upstream_duration: Histogram,
     store_errors: [Count; StoreError::ALL.len()],
+    store_connected: Count,
+    store_broken: Count,
+    denied_from_cache: Count,
     opened: Count,
     closed: Count,
     shed: Count,
@@ -323,6 +350,10 @@ impl Count {
     /// Load and store, not `fetch_add`: there is one writer, so nothing comes between.
     fn add(&self, n: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    fn set(&self, n: u64) {
+        self.0.store(n, Relaxed);
     }
 
     fn read(&self) -> u64 {

@@ -12,7 +12,7 @@ use crate::identity;
 use crate::limit::policy::{Mode, Sheet, Subject};
 use crate::limit::{Decision, StoreFault};
 use crate::log::Take;
-use crate::metrics::{Outcome as Counted, StoreError, UpstreamError};
+use crate::metrics::{Outcome as Counted, UpstreamError};
 use crate::relay::{self, BreakOff, Outcome};
 use crate::reply::{self, Addressee, Denial, Failure};
 use crate::route::host_without_port;
@@ -228,7 +228,7 @@ impl Request<'_> {
             return Verdict::Pass;
         }
         let decision = limiter.decide(&rules.policy, sheet, rules.on_failure, self.started).await;
-        if limiter.is_remote() {
+        if limiter.is_remote() && decision != Decision::DenyKnown {
             metrics.decision_took(clock.now().since(self.started));
         }
         count(self.gateway, sheet, decision);
@@ -238,7 +238,7 @@ impl Request<'_> {
                 reply::rate_limit_fields(&mut self.scratch.fields, &rules.policy, &self.scratch.sheet);
                 Verdict::Pass
             }
-            Decision::Deny => {
+            Decision::Deny | Decision::DenyKnown => {
                 self.log_shadow();
                 Verdict::Deny
             }
@@ -516,22 +516,27 @@ fn has_empty_line(data: &[u8], from: usize) -> bool {
 fn count(gateway: &Gateway, sheet: &Sheet, decision: Decision) {
     let policy = &gateway.rules.policy;
     if let Decision::FailOpen(fault) | Decision::FailClosed(fault) = decision {
-        gateway.metrics.store_error(match fault {
-            StoreFault::Disconnected => StoreError::Disconnected,
-            StoreFault::Timeout => StoreError::Timeout,
-            StoreFault::Overloaded => StoreError::Overloaded,
-            StoreFault::Server => StoreError::Server,
-            StoreFault::Protocol => StoreError::Protocol,
-        });
+        gateway.metrics.store_error(fault.counted());
+    }
+    let undecided = match decision {
+        Decision::FailOpen(_) => Some(Counted::FailOpen),
+        Decision::FailClosed(_) => Some(Counted::FailClosed),
+        Decision::Allow | Decision::Deny => None,
+        Decision::DenyKnown => {
+            gateway.metrics.denied_from_cache();
+            None
+        }
+    };
+    if let Some(outcome) = undecided {
+        sheet.applied().iter().for_each(|applied| gateway.metrics.decision(applied.rule, outcome));
+        return;
     }
     for (applied, level) in sheet.outcomes() {
-        let outcome = match (decision, level.short, policy.rule(applied).mode) {
-            (Decision::FailOpen(_), ..) => Counted::FailOpen,
-            (Decision::FailClosed(_), ..) => Counted::FailClosed,
-            (_, true, Mode::Shadow) => Counted::ShadowDeny,
-            (_, true, Mode::Enforce) => Counted::Deny,
+        let outcome = match (level.short, policy.rule(applied).mode) {
+            (true, Mode::Shadow) => Counted::ShadowDeny,
+            (true, Mode::Enforce) => Counted::Deny,
             // A limit that had room is not what denied the request.
-            (_, false, _) => Counted::Allow,
+            (false, _) => Counted::Allow,
         };
         gateway.metrics.decision(applied.rule, outcome);
     }

@@ -9,6 +9,7 @@ use crate::identity::NoCaller;
 use crate::limit::StoreFault;
 use crate::limit::policy::{Mode, Policy, Sheet};
 use std::fmt::Write;
+use std::mem::take;
 
 /// Why a request got no answer from a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -317,9 +318,21 @@ fn push_answer(out: &mut Vec<u8>, status: u16, title: &str, extra: &[&str], body
     }
 }
 
-/// Appends the fields of a limited response: `RateLimit-Policy` lists all enforced limits, `RateLimit` the tightest
-/// first, that is the one with the fewest requests left.
+/// Appends the fields of a limited response: `RateLimit-Policy` lists all enforced limits, `RateLimit` those of which the
+/// level is known, the tightest first, that is the one with the fewest requests left.
 pub fn rate_limit_fields(out: &mut Vec<u8>, policy: &Policy, sheet: &Sheet) {
+    let mut is_first = true;
+    for applied in sheet.applied().iter().filter(|applied| policy.rule(applied).mode == Mode::Enforce) {
+        out.extend_from_slice(if take(&mut is_first) { b"RateLimit-Policy: ".as_slice() } else { b", " });
+        out.extend_from_slice(&policy.tier(applied).policy_member);
+    }
+    if !is_first {
+        out.extend_from_slice(b"\r\n");
+        push_levels(out, policy, sheet);
+    }
+}
+
+fn push_levels(out: &mut Vec<u8>, policy: &Policy, sheet: &Sheet) {
     let enforced = || sheet.outcomes().filter(|(applied, _)| policy.rule(applied).mode == Mode::Enforce);
     let mut members: [Option<Member<'_>>; crate::limit::APPLIED_MAX] = [None; crate::limit::APPLIED_MAX];
     let mut count = 0;
@@ -337,8 +350,6 @@ pub fn rate_limit_fields(out: &mut Vec<u8>, policy: &Policy, sheet: &Sheet) {
             name: &rule.name,
             remaining: tier.remaining(level),
         });
-        out.extend_from_slice(if count == 0 { b"RateLimit-Policy: ".as_slice() } else { b", " });
-        out.extend_from_slice(&tier.policy_member);
         count += 1;
     }
     if count == 0 {
@@ -348,7 +359,7 @@ pub fn rate_limit_fields(out: &mut Vec<u8>, policy: &Policy, sheet: &Sheet) {
     members.sort_by_key(|member| member.map(|m| (!m.short, m.requests_left, std::cmp::Reverse(m.wait_s))));
     let mut digits = itoa::Buffer::new();
     for (i, member) in members.iter().flatten().enumerate() {
-        out.extend_from_slice(if i == 0 { b"\r\nRateLimit: \"".as_slice() } else { b", \"" });
+        out.extend_from_slice(if i == 0 { b"RateLimit: \"".as_slice() } else { b", \"" });
         out.extend_from_slice(member.name.as_bytes());
         out.extend_from_slice(b"\";r=");
         out.extend_from_slice(digits.format(member.remaining).as_bytes());

@@ -14,7 +14,9 @@ use crate::gateway::{Gateway, Rules};
 use crate::limit::{Limiter, StoreKind, memory, script};
 use crate::log::{Budget, Take};
 use crate::metrics;
-use crate::redis::client::{Client, Connector, Observer};
+use crate::redis::breaker::Change;
+use crate::redis::client::{Client, Connector};
+use crate::redis::pipeline::Observer;
 use crate::resolve::Target;
 use crate::server::{self, Cap};
 use crate::time::now;
@@ -308,7 +310,7 @@ async fn work(plan: Plan) -> io::Result<()> {
     *gateway.date.borrow_mut() = httpdate::fmt_http_date(SystemTime::now());
     let clock = gateway.clock.clone();
     monoio::spawn(async move { clock.forget_each_turn().await });
-    if let Limiter::Redis(client) = &gateway.limiter {
+    if let Limiter::Redis { client, .. } = &gateway.limiter {
         // The kernel has clients waiting already: without a connection each would pass uncounted.
         client.tried().await;
     }
@@ -386,18 +388,23 @@ fn limiter(plan: &Plan) -> Limiter {
     match &plan.config.store.kind {
         StoreKind::Memory => Limiter::Memory(plan.memory.clone()),
         StoreKind::Redis(settings) => {
-            let observer =
-                StoreLog { worker: plan.number, is_up: Cell::new(true), errors: RefCell::new(Budget::new(1)) };
+            let observer = StoreLog {
+                worker: plan.number,
+                metrics: plan.metrics.clone(),
+                is_up: Cell::new(true),
+                errors: RefCell::new(Budget::new(1)),
+            };
             let target = plan.targets.redis.clone();
-            let connector = Connector::new(settings.clone(), target, script::TEXT, Box::new(observer));
-            Limiter::Redis(Rc::new(Client::start(connector)))
+            let connector = Connector::new(settings.clone(), target, script::TEXT);
+            Limiter::Redis { client: Rc::new(Client::start(connector, Box::new(observer))), denied: RefCell::default() }
         }
     }
 }
 
-/// Tells of the store's connection once per change.
+/// Tells of the store's connection and breaker once per change.
 struct StoreLog {
     worker: usize,
+    metrics: Arc<metrics::Worker>,
     is_up: Cell<bool>,
     errors: RefCell<Budget>,
 }
@@ -405,12 +412,24 @@ struct StoreLog {
 impl Observer for StoreLog {
     fn connected(&self) {
         self.is_up.set(true);
+        self.metrics.store_connected(true);
         tracing::info!(worker = self.worker, "store connected");
     }
 
     fn disconnected(&self, reason: &str) {
+        self.metrics.store_connected(false);
         if self.is_up.replace(false) {
             tracing::error!(worker = self.worker, reason, "store lost; trying to reconnect");
+        }
+    }
+
+    fn breaker(&self, change: Change) {
+        self.metrics.store_broken(change == Change::Opened);
+        match change {
+            Change::Opened => {
+                tracing::error!(worker = self.worker, "the store keeps failing; decisions do not wait for it")
+            }
+            Change::Closed => tracing::info!(worker = self.worker, "the store answers again"),
         }
     }
 

@@ -49,6 +49,11 @@ fn gateway(url: &str, store: &str, rest: &str) -> Gateway {
     Gateway::start(&config("", &[backend()], &format!("[store]\nurl = \"{url}\"\n{store}\n{rest}")))
 }
 
+/// Decisions that the store did not give, for this reason.
+fn errors(gateway: &Gateway, kind: &str) -> f64 {
+    gateway.metric(&format!("rateguard_store_errors_total{{kind=\"{kind}\"}}"))
+}
+
 /// Sends one request on a connection of its own, as a user of its own.
 fn ask_as_new_user(address: SocketAddr) -> Response {
     static NUMBER: AtomicUsize = AtomicUsize::new(0);

@@ -7,6 +7,9 @@ mod script;
 /// The store in memory against the pure functions.
 mod memory;
 
+/// The deny cache against the script.
+mod denied;
+
 use fastrand::Rng;
 use rateguard::limit::bucket::{PERIOD_MAX_US, Rate, Shape, UNITS_MAX};
 

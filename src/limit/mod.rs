@@ -4,14 +4,20 @@
 //! Names no socket; the Redis half speaks through [`crate::redis::client`]. Pure but for that call.
 
 pub mod bucket;
+pub mod denied;
 pub mod memory;
 pub mod policy;
 pub mod script;
+mod table;
 
+use crate::metrics::StoreError;
+use crate::redis::error::ServerError;
 use crate::redis::{self, Fault};
 use crate::time::Micros;
 use bucket::Level;
+use denied::Denied;
 use policy::{Policy, Sheet};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -57,8 +63,10 @@ pub enum StoreFault {
     Timeout,
     /// Too many commands wait already.
     Overloaded,
-    /// The server answered with an error.
-    Server,
+    /// It has failed several times in a row, so it is not waited for.
+    Broken,
+    /// The server answered with this error.
+    Server(ServerError),
     /// The server answered something that is no answer to the question.
     Protocol,
 }
@@ -70,8 +78,38 @@ impl StoreFault {
             StoreFault::Disconnected => "the store is not connected",
             StoreFault::Timeout => "the store did not answer in time",
             StoreFault::Overloaded => "too many decisions wait for the store",
-            StoreFault::Server => "the store answered with an error",
+            StoreFault::Broken => "the store keeps failing and is not waited for",
+            StoreFault::Server(_) => "the store answered with an error",
             StoreFault::Protocol => "the store answered out of protocol",
+        }
+    }
+}
+
+impl StoreFault {
+    /// What it is counted as.
+    pub fn counted(self) -> StoreError {
+        match self {
+            StoreFault::Disconnected => StoreError::Disconnected,
+            StoreFault::Timeout => StoreError::Timeout,
+            StoreFault::Overloaded => StoreError::Overloaded,
+            StoreFault::Broken => StoreError::Breaker,
+            StoreFault::Protocol => StoreError::Protocol,
+            StoreFault::Server(error) => match error {
+                ServerError::Loading => StoreError::Loading,
+                ServerError::ReadOnly => StoreError::ReadOnly,
+                ServerError::MasterDown | ServerError::NoReplicas => StoreError::PrimaryDown,
+                ServerError::OutOfMemory => StoreError::OutOfMemory,
+                ServerError::Misconfigured => StoreError::Misconfigured,
+                ServerError::Moved
+                | ServerError::Ask
+                | ServerError::TryAgain
+                | ServerError::ClusterDown
+                | ServerError::CrossSlot => StoreError::Cluster,
+                ServerError::WrongType => StoreError::WrongType,
+                ServerError::Busy => StoreError::Busy,
+                ServerError::NoAuth | ServerError::NoPermission => StoreError::Auth,
+                ServerError::NoScript | ServerError::Other => StoreError::Server,
+            },
         }
     }
 }
@@ -82,6 +120,7 @@ impl From<Fault> for StoreFault {
             Fault::Disconnected => StoreFault::Disconnected,
             Fault::Timeout => StoreFault::Timeout,
             Fault::Overloaded => StoreFault::Overloaded,
+            Fault::Broken => StoreFault::Broken,
         }
     }
 }
@@ -93,6 +132,8 @@ pub enum Decision {
     Allow,
     /// At least one enforced limit is short; nothing was charged; the sheet holds the levels.
     Deny,
+    /// The same, and known without asking the store; the sheet holds what is known.
+    DenyKnown,
     /// No decision: the request passes by `on_failure = "open"`.
     FailOpen(StoreFault),
     /// No decision: the request is refused by `on_failure = "closed"`.
@@ -104,13 +145,18 @@ pub enum Limiter {
     /// Buckets in this process.
     Memory(Arc<memory::Store>),
     /// Buckets in Redis.
-    Redis(Rc<redis::client::Client>),
+    Redis {
+        /// The way there.
+        client: Rc<redis::client::Client>,
+        /// What it need not be asked.
+        denied: RefCell<Denied>,
+    },
 }
 
 impl Limiter {
     /// Whether a decision takes a round trip, so that its duration is worth measuring.
     pub fn is_remote(&self) -> bool {
-        matches!(self, Limiter::Redis(_))
+        matches!(self, Limiter::Redis { .. })
     }
 
     /// Charges every bucket on the sheet, or none, and writes down their levels. `on_failure` is the answer where the
@@ -121,7 +167,14 @@ impl Limiter {
                 store.charge(policy, sheet, now);
                 Ok(())
             }
-            Limiter::Redis(client) => script::charge(client, policy, sheet, now).await,
+            Limiter::Redis { denied, .. } if denied.borrow().denies(policy, sheet, now) => return Decision::DenyKnown,
+            Limiter::Redis { client, denied } => {
+                let answer = script::charge(client, policy, sheet, now).await;
+                if answer.is_ok() && sheet.denied(policy) {
+                    denied.borrow_mut().note(policy, sheet, now);
+                }
+                answer
+            }
         };
         match answer {
             Ok(()) if sheet.denied(policy) => Decision::Deny,

@@ -115,6 +115,8 @@ pub struct Tier {
     pub shape: Shape,
     /// The script's arguments, encoded.
     pub(super) arguments: Vec<u8>,
+    /// The same for a call that charges nothing.
+    pub(super) probe_arguments: Vec<u8>,
     /// `:name`, and the plan where callers of several plans would meet in one bucket.
     key_tail: Vec<u8>,
     /// `"name";q=10;w=2`, a member of RateLimit-Policy.
@@ -160,8 +162,8 @@ pub struct Sheet {
     applied: Vec<Applied>,
     keys: Vec<u8>,
     ends: Vec<usize>,
-    /// One for each applied limit, after a decision.
-    pub levels: [Level; APPLIED_MAX],
+    /// One for each applied limit, as far as a decision has told.
+    pub levels: [Option<Level>; APPLIED_MAX],
 }
 
 impl Policy {
@@ -201,6 +203,7 @@ impl Policy {
         sheet.applied.clear();
         sheet.keys.clear();
         sheet.ends.clear();
+        sheet.levels = [None; APPLIED_MAX];
         let method = subject.head.method.of(subject.buffer);
         self.tree.each(subject.host, subject.endpoint, method, |rule| {
             if sheet.applied.len() < APPLIED_MAX {
@@ -358,7 +361,8 @@ impl Tier {
             quota,
             shape,
             key_tail,
-            arguments: script::arguments(&shape, limit.mode),
+            arguments: script::arguments(&shape, shape.cost, limit.mode),
+            probe_arguments: script::arguments(&shape, 0, limit.mode),
             policy_member: format!("\"{}\";q={};w={window_s}", limit.name, quota.burst).into_bytes(),
         }
     }
@@ -392,9 +396,9 @@ impl Sheet {
         starts.zip(&self.ends).map(|(start, &end)| &self.keys[start..end])
     }
 
-    /// Each applied limit with its level.
+    /// Each applied limit with its level, where that is known.
     pub fn outcomes(&self) -> impl Iterator<Item = (&Applied, &Level)> {
-        self.applied.iter().zip(&self.levels)
+        self.applied.iter().zip(&self.levels).filter_map(|(applied, level)| Some((applied, level.as_ref()?)))
     }
 
     /// Whether an enforced limit is short.

@@ -8,6 +8,8 @@ use super::bucket::Shape;
 use super::policy::{Mode, Policy, Sheet};
 use super::{APPLIED_MAX, StoreFault, level_of};
 use crate::redis::client::Client;
+use crate::redis::error::ServerError;
+use crate::redis::pipeline::Purpose;
 use crate::redis::resp::{self, Reply};
 use crate::time::Micros;
 
@@ -17,11 +19,12 @@ pub const TEXT: &str = include_str!("../../lua/token_bucket.lua");
 /// Arguments of each key.
 const ARGUMENTS: usize = 5;
 
-/// The encoded arguments of one bucket: capacity, refill, token, cost, enforce.
-pub(super) fn arguments(shape: &Shape, mode: Mode) -> Vec<u8> {
+/// The encoded arguments of one bucket: capacity, refill, token, cost, enforce. A cost of 0 charges nothing, and writes the
+/// bucket nonetheless.
+pub(super) fn arguments(shape: &Shape, cost: u64, mode: Mode) -> Vec<u8> {
     let enforce = u64::from(mode == Mode::Enforce);
     let mut out = Vec::new();
-    for number in [shape.capacity, shape.refill, shape.token, shape.cost, enforce] {
+    for number in [shape.capacity, shape.refill, shape.token, cost, enforce] {
         resp::push_bulk(&mut out, number.to_string().as_bytes());
     }
     out
@@ -30,28 +33,30 @@ pub(super) fn arguments(shape: &Shape, mode: Mode) -> Vec<u8> {
 /// Asks Redis to charge the sheet.
 pub(super) async fn charge(client: &Client, policy: &Policy, sheet: &mut Sheet, now: Micros) -> Result<(), StoreFault> {
     let deadline = client.deadline_from(now);
-    let by_digest = client.call(deadline, |digest, out| command(b"EVALSHA", digest, policy, sheet, out)).await?;
+    let by_digest = client
+        .call(now, deadline, |purpose, digest, out| command(b"EVALSHA", digest, purpose, policy, sheet, out))
+        .await?;
     let reply = match by_digest {
-        Reply::NoScript => {
+        Reply::Error(ServerError::NoScript) => {
             let text = TEXT.as_bytes();
-            client.call_next(deadline, |_, out| command(b"EVAL", text, policy, sheet, out)).await?
+            client.call_next(deadline, |purpose, _, out| command(b"EVAL", text, purpose, policy, sheet, out)).await?
         }
         reply => reply,
     };
     match reply {
         Reply::Numbers(numbers) if numbers.len() == sheet.applied().len() => {
             for (level, number) in sheet.levels.iter_mut().zip(numbers.as_slice()) {
-                *level = level_of(*number);
+                *level = Some(level_of(*number));
             }
             Ok(())
         }
-        Reply::NoScript | Reply::Error => Err(StoreFault::Server),
+        Reply::Error(error) => Err(StoreFault::Server(error)),
         Reply::Numbers(_) | Reply::Other => Err(StoreFault::Protocol),
     }
 }
 
 /// `EVALSHA <digest> <n> <keys> <arguments>`, spliced from prepared parts.
-fn command(verb: &[u8], script: &[u8], policy: &Policy, sheet: &Sheet, out: &mut Vec<u8>) {
+fn command(verb: &[u8], script: &[u8], purpose: Purpose, policy: &Policy, sheet: &Sheet, out: &mut Vec<u8>) {
     let count = sheet.applied().len().min(APPLIED_MAX);
     resp::push_array(out, 3 + count + ARGUMENTS * count);
     resp::push_bulk(out, verb);
@@ -61,6 +66,10 @@ fn command(verb: &[u8], script: &[u8], policy: &Policy, sheet: &Sheet, out: &mut
         resp::push_bulk(out, key);
     }
     for applied in sheet.applied() {
-        out.extend_from_slice(&policy.tier(applied).arguments);
+        let tier = policy.tier(applied);
+        out.extend_from_slice(match purpose {
+            Purpose::Decision => &tier.arguments,
+            Purpose::Probe => &tier.probe_arguments,
+        });
     }
 }

@@ -94,6 +94,19 @@ fn decisions(out: &mut DescriptorEncoder, counts: &Snapshot) -> fmt::Result {
         "rateguard_store_errors",
         "Decisions that the store did not give, by reason.",
         rows.map(|(error, &n)| ([("kind", Value(error.label()))], n)),
+    )?;
+    counter(
+        out,
+        "rateguard_denied_from_cache",
+        "Requests denied without asking the store, which would have denied them too.",
+        counts.denied_from_cache,
+    )?;
+    gauge(out, "rateguard_store_connections", "Workers with a connection to the store.", counts.store_connections)?;
+    gauge(
+        out,
+        "rateguard_store_breakers_open",
+        "Workers that do not wait for the store because it keeps failing.",
+        counts.store_breakers_open,
     )
 }
 

@@ -44,9 +44,27 @@ pub enum StoreError {
     Timeout,
     /// Too many commands already await an answer.
     Overloaded,
-    /// The store lost the script and would not take it again.
-    NoScript,
-    /// The store answered with an error.
+    /// The store keeps failing and was not asked.
+    Breaker,
+    /// It reads its data from disk.
+    Loading,
+    /// It is a replica now.
+    ReadOnly,
+    /// It is a replica without its primary, or a primary without its replicas.
+    PrimaryDown,
+    /// It has no memory for a write.
+    OutOfMemory,
+    /// It takes no writes while its snapshots fail.
+    Misconfigured,
+    /// The cluster does not serve the slot.
+    Cluster,
+    /// Somebody else's value stands at the key.
+    WrongType,
+    /// Another script blocks it.
+    Busy,
+    /// It wants another password, or the user may not do this.
+    Auth,
+    /// It answered with any other error.
     Server,
     /// The answer was not one that the script gives.
     Protocol,
@@ -54,11 +72,20 @@ pub enum StoreError {
 
 impl StoreError {
     /// Every kind, in the order of the counts in [`super::Snapshot::store_errors`].
-    pub const ALL: [StoreError; 6] = [
+    pub const ALL: [StoreError; 15] = [
         StoreError::Disconnected,
         StoreError::Timeout,
         StoreError::Overloaded,
-        StoreError::NoScript,
+        StoreError::Breaker,
+        StoreError::Loading,
+        StoreError::ReadOnly,
+        StoreError::PrimaryDown,
+        StoreError::OutOfMemory,
+        StoreError::Misconfigured,
+        StoreError::Cluster,
+        StoreError::WrongType,
+        StoreError::Busy,
+        StoreError::Auth,
         StoreError::Server,
         StoreError::Protocol,
     ];
@@ -69,7 +96,16 @@ impl StoreError {
             StoreError::Disconnected => "disconnected",
             StoreError::Timeout => "timeout",
             StoreError::Overloaded => "overloaded",
-            StoreError::NoScript => "no_script",
+            StoreError::Breaker => "breaker",
+            StoreError::Loading => "loading",
+            StoreError::ReadOnly => "read_only",
+            StoreError::PrimaryDown => "primary_down",
+            StoreError::OutOfMemory => "out_of_memory",
+            StoreError::Misconfigured => "misconfigured",
+            StoreError::Cluster => "cluster",
+            StoreError::WrongType => "wrong_type",
+            StoreError::Busy => "busy",
+            StoreError::Auth => "auth",
             StoreError::Server => "server",
             StoreError::Protocol => "protocol",
         }

@@ -24,7 +24,7 @@ fn the_counts_of_two_workers_are_added() {
         worker.request(Some(0), 200, Duration::from_millis(1));
         worker.decision(0, Outcome::Deny);
         worker.decision_took(Duration::from_nanos(300));
-        worker.store_error(StoreError::NoScript);
+        worker.store_error(StoreError::OutOfMemory);
         worker.upstream_error(0, UpstreamError::BadResponse);
         worker.upstream_retry(0);
         worker.upstream_took(Duration::from_millis(7));
@@ -45,7 +45,7 @@ fn the_counts_of_two_workers_are_added() {
         "rateguard_request_duration_seconds_sum 0.002",
         "rateguard_decisions_total{limit=\"per-user\",outcome=\"deny\"} 2",
         "rateguard_decision_duration_seconds_sum 6e-7",
-        "rateguard_store_errors_total{kind=\"no_script\"} 2",
+        "rateguard_store_errors_total{kind=\"out_of_memory\"} 2",
         "rateguard_upstream_errors_total{upstream=\"api\",kind=\"bad_response\"} 2",
         "rateguard_upstream_retries_total{upstream=\"api\"} 2",
         "rateguard_upstream_duration_seconds_bucket{le=\"0.01\"} 2",

@@ -1,10 +1,12 @@
-//! One pipelined connection: commands of one loop turn in one write, replies in order, no wait past its deadline.
+//! One connection for each worker: commands of one loop turn in one write, no wait past its deadline.
 //!
 //! Shell. A task of its own keeps the connection: connect, AUTH, SELECT, SCRIPT LOAD, then three parts side by side
 //! (write what is asked, read what is answered, end what is late) until one of them fails; then everything that waits is
 //! told so, and the next attempt follows after a growing pause with jitter.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell: owns the connection to Redis")]
 
+use super::error::Remedy;
+use super::pipeline::{Observer, Pipeline, Purpose};
 use super::resp::{self, Reply};
 use super::{Address, Fault, Settings};
 use crate::resolve::Target;
@@ -12,20 +14,10 @@ use crate::time::{Micros, now};
 use monoio::buf::IoBufMut;
 use monoio::io::{AsyncReadRent, AsyncWriteRent, AsyncWriteRentExt, Split, Splitable};
 use monoio::net::{TcpStream, UnixStream};
-use slab::Slab;
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::io;
-use std::mem::{replace, take};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-
-/// Commands that may wait for a reply on one connection; more are refused at once.
-pub const IN_FLIGHT_MAX: usize = 4096;
 
 /// A server that owes a reply for this long past its deadline has lost the connection, whatever TCP says.
 const STALL_MAX: Duration = Duration::from_secs(1);
@@ -35,52 +27,19 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Pause after the first failed attempt; doubled after each further one, up to the longest. All with jitter.
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
-const BACKOFF_MAX: Duration = Duration::from_secs(1);
-const BACKOFF_DOUBLINGS: u32 = 6;
+const BACKOFF_MAX: Duration = Duration::from_millis(500);
+const BACKOFF_DOUBLINGS: u32 = 5;
+
+/// A connection that lasted this long was a good one: it is replaced at once.
+const STEADY: Duration = Duration::from_secs(1);
 
 /// Bytes read at once; a reply to a decision is about 20.
 const INPUT: usize = 16 * 1024;
 
-/// What a connection's life is told to, for metrics and logs.
-pub trait Observer {
-    /// The connection is ready for decisions.
-    fn connected(&self);
-    /// It was lost, or could not be had; the reason holds no secret.
-    fn disconnected(&self, reason: &str);
-    /// The server answered a command with this error.
-    fn server_error(&self, text: &str);
-}
-
 /// A worker's client.
 pub struct Client {
-    shared: Rc<Shared>,
+    pipeline: Rc<Pipeline>,
     deadline: Duration,
-}
-
-struct Shared {
-    is_up: Cell<bool>,
-    was_tried: Cell<bool>,
-    first_try: RefCell<Option<Waker>>,
-    digest: RefCell<Vec<u8>>,
-    out: RefCell<Vec<u8>>,
-    slots: RefCell<Slab<Slot>>,
-    /// Slots of commands sent or about to be, in order.
-    queue: RefCell<VecDeque<usize>>,
-    writer: RefCell<Option<Waker>>,
-    watch: RefCell<Option<Waker>>,
-    /// When the watch looks at deadlines again; `None` = not before it is woken.
-    looks_at: Cell<Option<Micros>>,
-    /// A deadline has come that is earlier than that.
-    has_earlier: Cell<bool>,
-}
-
-/// Where a reply goes. It outlives its asker while the reply is still due, so that no other gets it.
-struct Slot {
-    outcome: Option<Result<Reply, Fault>>,
-    waker: Option<Waker>,
-    deadline: Micros,
-    is_queued: bool,
-    is_abandoned: bool,
 }
 
 /// What one attempt at a connection needs.
@@ -88,53 +47,28 @@ pub struct Connector {
     settings: Settings,
     target: Arc<Target>,
     script: &'static str,
-    observer: Box<dyn Observer>,
 }
 
 impl Connector {
     /// `target` resolves the name of a TCP address; `script` is loaded at each connect.
-    pub fn new(
-        settings: Settings,
-        target: Arc<Target>,
-        script: &'static str,
-        observer: Box<dyn Observer>,
-    ) -> Connector {
-        Connector { settings, target, script, observer }
+    pub fn new(settings: Settings, target: Arc<Target>, script: &'static str) -> Connector {
+        Connector { settings, target, script }
     }
 }
 
 impl Client {
     /// A client whose connection is kept by a task of its own, on this thread.
-    pub fn start(connector: Connector) -> Client {
-        let shared = Rc::new(Shared {
-            is_up: Cell::new(false),
-            was_tried: Cell::new(false),
-            first_try: RefCell::default(),
-            digest: RefCell::default(),
-            out: RefCell::default(),
-            slots: RefCell::default(),
-            queue: RefCell::default(),
-            writer: RefCell::default(),
-            watch: RefCell::default(),
-            looks_at: Cell::new(None),
-            has_earlier: Cell::new(false),
-        });
+    pub fn start(connector: Connector, observer: Box<dyn Observer>) -> Client {
         let deadline = connector.settings.deadline;
-        monoio::spawn(keep_connected(connector, shared.clone()));
-        Client { shared, deadline }
+        let pipeline = Rc::new(Pipeline::new(deadline, observer));
+        monoio::spawn(keep_connected(connector, pipeline.clone()));
+        Client { pipeline, deadline }
     }
 
     /// Waits for the first attempt at a connection to end, well or not, and no longer than one may take.
     pub async fn tried(&self) {
-        let first = poll_fn(|context| match self.shared.was_tried.get() {
-            true => Poll::Ready(()),
-            false => {
-                *self.shared.first_try.borrow_mut() = Some(context.waker().clone());
-                Poll::Pending
-            }
-        });
         // Either way the gateway goes on: what is asked without a connection has its answer.
-        let _ = monoio::time::timeout(OPEN_TIMEOUT, first).await;
+        let _ = monoio::time::timeout(OPEN_TIMEOUT, self.pipeline.tried()).await;
     }
 
     /// When a question asked now must have its answer.
@@ -143,181 +77,49 @@ impl Client {
     }
 
     /// As [`Client::call`], for a command that follows another: it is not sent where the deadline has passed meanwhile.
-    pub async fn call_next(&self, deadline: Micros, write: impl FnOnce(&[u8], &mut Vec<u8>)) -> Result<Reply, Fault> {
-        match now() >= deadline {
+    pub async fn call_next(
+        &self,
+        deadline: Micros,
+        write: impl FnOnce(Purpose, &[u8], &mut Vec<u8>),
+    ) -> Result<Reply, Fault> {
+        let present = now();
+        match present >= deadline {
             true => Err(Fault::Timeout),
-            false => self.call(deadline, write).await,
+            false => self.call(present, deadline, write).await,
         }
     }
 
-    /// Sends one command, which `write` appends to the batch (it is given the script's digest), and waits for its reply.
-    pub async fn call(&self, deadline: Micros, write: impl FnOnce(&[u8], &mut Vec<u8>)) -> Result<Reply, Fault> {
-        if !self.shared.is_up.get() {
-            return Err(Fault::Disconnected);
-        }
-        if self.shared.queue.borrow().len() >= IN_FLIGHT_MAX {
-            return Err(Fault::Overloaded);
-        }
-        write(&self.shared.digest.borrow(), &mut self.shared.out.borrow_mut());
-        let key = self.shared.slots.borrow_mut().insert(Slot {
-            outcome: None,
-            waker: None,
-            deadline,
-            is_queued: true,
-            is_abandoned: false,
-        });
-        self.shared.queue.borrow_mut().push_back(key);
-        // The woken task runs after all that are ready now: their commands go into the same write.
-        wake(&self.shared.writer);
-        if self.shared.looks_at.get().is_none_or(|at| deadline < at) {
-            self.shared.has_earlier.set(true);
-            wake(&self.shared.watch);
-        }
-        Answer { shared: &self.shared, key }.await
+    /// Sends one command, which `write` appends to the batch (it is given its purpose and the script's digest), and waits
+    /// for its reply.
+    pub async fn call(
+        &self,
+        now: Micros,
+        deadline: Micros,
+        write: impl FnOnce(Purpose, &[u8], &mut Vec<u8>),
+    ) -> Result<Reply, Fault> {
+        self.pipeline.call(now, deadline, write).await
     }
 }
 
-/// Waits for the outcome in a slot; gives the slot up when dropped.
-struct Answer<'c> {
-    shared: &'c Shared,
-    key: usize,
-}
-
-impl Future for Answer<'_> {
-    type Output = Result<Reply, Fault>;
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut slots = self.shared.slots.borrow_mut();
-        let Some(slot) = slots.get_mut(self.key) else {
-            return Poll::Ready(Err(Fault::Disconnected));
-        };
-        match slot.outcome.take() {
-            Some(outcome) => Poll::Ready(outcome),
-            None => {
-                slot.waker = Some(context.waker().clone());
-                Poll::Pending
-            }
-        }
-    }
-}
-
-impl Drop for Answer<'_> {
-    fn drop(&mut self) {
-        let mut slots = self.shared.slots.borrow_mut();
-        match slots.get_mut(self.key) {
-            Some(slot) if slot.is_queued => slot.is_abandoned = true,
-            _ => drop(slots.try_remove(self.key)),
-        }
-    }
-}
-
-impl Shared {
-    /// Gives the oldest command its reply.
-    fn answer(&self, reply: Reply) -> Result<(), &'static str> {
-        let Some(key) = self.queue.borrow_mut().pop_front() else {
-            return Err("a reply to nothing");
-        };
-        self.settle(key, Ok(reply));
-        Ok(())
-    }
-
-    /// The command of this slot is over.
-    fn settle(&self, key: usize, outcome: Result<Reply, Fault>) {
-        let mut slots = self.slots.borrow_mut();
-        let Some(slot) = slots.get_mut(key) else { return };
-        slot.is_queued = false;
-        if slot.is_abandoned {
-            slots.remove(key);
-            return;
-        }
-        // A slot that was told of its timeout already keeps that outcome.
-        slot.outcome.get_or_insert(outcome);
-        if let Some(waker) = slot.waker.take() {
-            waker.wake();
-        }
-    }
-
-    /// The first attempt at a connection is over.
-    fn tried(&self) {
-        self.was_tried.set(true);
-        wake(&self.first_try);
-    }
-
-    fn fail_all(&self) {
-        self.is_up.set(false);
-        self.tried();
-        self.out.borrow_mut().clear();
-        let waiting = take(&mut *self.queue.borrow_mut());
-        for key in waiting {
-            self.settle(key, Err(Fault::Disconnected));
-        }
-    }
-
-    /// Tells the askers whose deadline has passed; gives the earliest deadline still ahead.
-    fn expire(&self, now: Micros) -> Option<Micros> {
-        let mut next = None;
-        let mut slots = self.slots.borrow_mut();
-        for &key in self.queue.borrow().iter() {
-            let Some(slot) = slots.get_mut(key) else { continue };
-            if slot.is_abandoned || slot.outcome.is_some() {
-                continue;
-            }
-            if slot.deadline <= now {
-                slot.outcome = Some(Err(Fault::Timeout));
-                if let Some(waker) = slot.waker.take() {
-                    waker.wake();
-                }
-            } else {
-                next = Some(next.map_or(slot.deadline, |earliest: Micros| earliest.min(slot.deadline)));
-            }
-        }
-        next
-    }
-
-    /// Waits until a command is asked whose deadline the watch would miss.
-    async fn earlier_deadline(&self) {
-        poll_fn(|context| match self.has_earlier.take() {
-            true => Poll::Ready(()),
-            false => {
-                *self.watch.borrow_mut() = Some(context.waker().clone());
-                Poll::Pending
-            }
-        })
-        .await;
-    }
-
-    /// The deadline of the oldest command that is still owed a reply.
-    fn oldest(&self) -> Option<Micros> {
-        let front = *self.queue.borrow().front()?;
-        self.slots.borrow().get(front).map(|slot| slot.deadline)
-    }
-}
-
-fn wake(place: &RefCell<Option<Waker>>) {
-    if let Some(waker) = place.borrow_mut().take() {
-        waker.wake();
-    }
-}
-
-async fn keep_connected(connector: Connector, shared: Rc<Shared>) {
+async fn keep_connected(connector: Connector, pipeline: Rc<Pipeline>) {
     let mut failures = 0;
     let mut turn = 0;
     loop {
         let began = now();
         let lived = match &connector.settings.address {
             Address::Tcp { .. } => match connect_tcp(&connector, turn).await {
-                Ok(stream) => live(stream, &connector, &shared).await,
+                Ok(stream) => live(stream, &connector, &pipeline).await,
                 Err(error) => Err(error),
             },
             Address::Unix(path) => match bounded(UnixStream::connect(path)).await {
-                Ok(stream) => live(stream, &connector, &shared).await,
+                Ok(stream) => live(stream, &connector, &pipeline).await,
                 Err(error) => Err(error),
             },
         };
-        let was_steady = shared.is_up.get() && now().since(began) >= BACKOFF_MAX;
-        shared.fail_all();
+        let was_steady = pipeline.is_up() && now().since(began) >= STEADY;
+        pipeline.fail_all();
         if let Err(error) = lived {
-            connector.observer.disconnected(&error.to_string());
+            pipeline.observer().disconnected(&error.to_string());
         }
         turn += 1;
         // A connection that had lasted is replaced at once; what fails again is waited for, longer each time.
@@ -346,21 +148,18 @@ async fn bounded<T>(open: impl Future<Output = io::Result<T>>) -> io::Result<T> 
 }
 
 /// Opens the conversation and carries it on until it breaks.
-async fn live<S>(stream: S, connector: &Connector, shared: &Rc<Shared>) -> io::Result<()>
+async fn live<S>(stream: S, connector: &Connector, pipeline: &Pipeline) -> io::Result<()>
 where
     S: AsyncReadRent + AsyncWriteRent + Split + 'static,
 {
     let (mut reader, mut writer) = stream.into_split();
     let opened = bounded(open(&mut reader, &mut writer, connector)).await?;
-    *shared.digest.borrow_mut() = opened;
-    shared.is_up.set(true);
-    shared.tried();
-    connector.observer.connected();
+    pipeline.opened(opened);
     // Whichever ends first ends the connection, so what is in flight in the others does not matter.
     monoio::select! {
-        result = write_batches(&mut writer, shared) => result,
-        result = read_replies(&mut reader, shared, connector) => result,
-        result = watch(shared) => result,
+        result = write_batches(&mut writer, pipeline) => result,
+        result = read_replies(&mut reader, pipeline) => result,
+        result = watch(pipeline) => result,
     }
 }
 
@@ -406,7 +205,7 @@ async fn ask<R: AsyncReadRent, W: AsyncWriteRent>(
             return Err(io::Error::other(format!("the connection was closed at {name}")));
         }
         match resp::parse(&input).map_err(io::Error::other)? {
-            Some(parsed) if matches!(parsed.reply, Reply::Error | Reply::NoScript) => {
+            Some(parsed) if matches!(parsed.reply, Reply::Error(_)) => {
                 let text = String::from_utf8_lossy(&input[parsed.error_text.0..parsed.error_text.1]);
                 // Some servers repeat the command's arguments: of AUTH, only the error's code may be told.
                 let text = if name == "AUTH" { text.split(' ').next().unwrap_or_default() } else { &text };
@@ -419,18 +218,10 @@ async fn ask<R: AsyncReadRent, W: AsyncWriteRent>(
 }
 
 /// Writes whatever was asked since the last write, as one.
-async fn write_batches<W: AsyncWriteRent>(writer: &mut W, shared: &Shared) -> io::Result<()> {
+async fn write_batches<W: AsyncWriteRent>(writer: &mut W, pipeline: &Pipeline) -> io::Result<()> {
     let mut spare = Vec::new();
     loop {
-        poll_fn(|context| match shared.out.borrow().is_empty() {
-            false => Poll::Ready(()),
-            true => {
-                *shared.writer.borrow_mut() = Some(context.waker().clone());
-                Poll::Pending
-            }
-        })
-        .await;
-        let batch = replace(&mut *shared.out.borrow_mut(), spare);
+        let batch = pipeline.batch(spare).await;
         let (written, mut batch) = writer.write_all(batch).await;
         written?;
         batch.clear();
@@ -438,7 +229,7 @@ async fn write_batches<W: AsyncWriteRent>(writer: &mut W, shared: &Shared) -> io
     }
 }
 
-async fn read_replies<R: AsyncReadRent>(reader: &mut R, shared: &Shared, connector: &Connector) -> io::Result<()> {
+async fn read_replies<R: AsyncReadRent>(reader: &mut R, pipeline: &Pipeline) -> io::Result<()> {
     let mut input = Vec::with_capacity(INPUT);
     loop {
         let length = input.len();
@@ -454,38 +245,44 @@ async fn read_replies<R: AsyncReadRent>(reader: &mut R, shared: &Shared, connect
         }
         let mut used = 0;
         while let Some(parsed) = resp::parse(&input[used..]).map_err(io::Error::other)? {
-            if parsed.reply == Reply::Error {
-                let text = &input[used + parsed.error_text.0..used + parsed.error_text.1];
-                connector.observer.server_error(&String::from_utf8_lossy(text));
-            }
+            let text = used + parsed.error_text.0..used + parsed.error_text.1;
             used += parsed.used;
-            shared.answer(parsed.reply).map_err(io::Error::other)?;
+            pipeline.answer(parsed.reply, now()).map_err(io::Error::other)?;
+            if let Reply::Error(error) = parsed.reply
+                && error.remedy() != Remedy::SendScript
+            {
+                let text = String::from_utf8_lossy(&input[text]);
+                pipeline.observer().server_error(&text);
+                if error.remedy() == Remedy::Reconnect {
+                    return Err(io::Error::other(text.into_owned()));
+                }
+            }
         }
         input.drain(..used);
     }
 }
 
 /// Ends waits whose deadline has passed, and the connection when its server owes a reply for too long.
-async fn watch(shared: &Shared) -> io::Result<()> {
+async fn watch(pipeline: &Pipeline) -> io::Result<()> {
     loop {
         let present = now();
-        let next = shared.expire(present);
-        let stalled = shared.oldest().map(|deadline| deadline.after(STALL_MAX));
+        let next = pipeline.expire(present);
+        let stalled = pipeline.oldest().map(|deadline| deadline.after(STALL_MAX));
         if stalled.is_some_and(|at| at <= present) {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the server stopped answering"));
         }
         let look_again = next.into_iter().chain(stalled).min();
-        shared.looks_at.set(look_again);
+        pipeline.looks_at(look_again);
         match look_again {
             Some(at) => {
                 // The runtime's timer counts milliseconds.
                 let pause = at.since(present).max(Duration::from_millis(1));
                 monoio::select! {
                     () = monoio::time::sleep(pause) => {}
-                    () = shared.earlier_deadline() => {}
+                    () = pipeline.earlier_deadline() => {}
                 }
             }
-            None => shared.earlier_deadline().await,
+            None => pipeline.earlier_deadline().await,
         }
     }
 }

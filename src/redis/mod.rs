@@ -1,10 +1,13 @@
 //! The Redis client: one pipelined connection for each worker.
 //!
 //! What it promises: replies belong to commands in order, and a command whose asker has gone still takes its own reply.
-//! No command is sent twice; while there is no connection, askers are told so at once. Every wait is bounded by the
-//! deadline. What a reply means is the caller's business. Pure but for its leaf [`client`].
+//! No command is sent twice; while there is no connection, or the server keeps failing, askers are told so at once.
+//! Every wait is bounded by the deadline. What a reply means is the caller's business. Pure but for its leaf [`client`].
 
+pub mod breaker;
 pub mod client;
+pub mod error;
+pub mod pipeline;
 pub mod resp;
 
 use std::fmt;
@@ -61,4 +64,6 @@ pub enum Fault {
     Timeout,
     /// Too many commands wait for replies already.
     Overloaded,
+    /// The store has failed several times in a row and is not waited for.
+    Broken,
 }

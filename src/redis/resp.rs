@@ -3,6 +3,7 @@
 //! The reply that every decision gets, an array of integers, is read here in one pass without allocating; every other
 //! frame is left to redis-protocol, behind a bound on nesting, which that crate does not have. Pure.
 
+use super::error::ServerError;
 use redis_protocol::resp2::decode::decode_range;
 use redis_protocol::resp2::types::RangeFrame;
 use thiserror::Error;
@@ -18,10 +19,8 @@ pub const REPLY_MAX: usize = 64 * 1024;
 pub enum Reply {
     /// An array of integers.
     Numbers(Numbers),
-    /// The server does not know the script; nothing was executed.
-    NoScript,
-    /// Any other error.
-    Error,
+    /// An error.
+    Error(ServerError),
     /// Anything else that is well-formed.
     Other,
 }
@@ -92,14 +91,7 @@ pub fn parse(input: &[u8]) -> Result<Option<Parsed>, BadReply> {
 
 fn classify(input: &[u8], frame: &RangeFrame, used: usize) -> Parsed {
     let (reply, error_text) = match frame {
-        RangeFrame::Error(range) => {
-            let text = &input[range.0..range.1];
-            let reply = match text.starts_with(b"NOSCRIPT") {
-                true => Reply::NoScript,
-                false => Reply::Error,
-            };
-            (reply, (range.0, range.1))
-        }
+        RangeFrame::Error(range) => (Reply::Error(ServerError::of(&input[range.0..range.1])), (range.0, range.1)),
         _ => (Reply::Other, (0, 0)),
     };
     Parsed { reply, used, error_text }
@@ -219,8 +211,8 @@ mod tests {
     #[test]
     fn errors_are_told_apart() {
         let reply = |text: &str| parse(text.as_bytes()).unwrap().unwrap().reply;
-        assert_eq!(reply("-NOSCRIPT No matching script.\r\n"), Reply::NoScript);
-        assert_eq!(reply("-OOM command not allowed\r\n"), Reply::Error);
+        assert_eq!(reply("-NOSCRIPT No matching script.\r\n"), Reply::Error(ServerError::NoScript));
+        assert_eq!(reply("-OOM command not allowed\r\n"), Reply::Error(ServerError::OutOfMemory));
         assert_eq!(reply("+OK\r\n"), Reply::Other);
         assert_eq!(reply("*1\r\n$1\r\na\r\n"), Reply::Other);
         assert_eq!(reply("*-1\r\n"), Reply::Other);

@@ -42,7 +42,7 @@ fn sheet(limits: &[Limit], levels: &[(f64, bool)]) -> (Policy, Sheet) {
     policy.apply(&subject, &mut sheet).unwrap();
     for (i, (tokens, short)) in levels.iter().enumerate() {
         let token = policy.tier(&sheet.applied()[i]).shape.token as f64;
-        sheet.levels[i] = Level { units: (tokens * token) as u64, short: *short };
+        sheet.levels[i] = Some(Level { units: (tokens * token) as u64, short: *short });
     }
     (policy, sheet)
 }

@@ -1,5 +1,8 @@
 use super::pulse::longest_wait_since;
-use super::{ask_as_new_user, assert_not_slow, assert_requests_pass_unlimited, gateway, under_load, until_limits_hold};
+use super::{
+    HANDS, ask_as_new_user, assert_not_slow, assert_requests_pass_unlimited, errors, gateway, under_load,
+    until_limits_hold,
+};
 use crate::support::client::Client;
 use crate::support::fields::rate_limit;
 use crate::support::redis::Redis;
@@ -27,7 +30,31 @@ fn no_request_waits_for_a_redis_that_hangs() {
     assert!(answers.iter().all(|(answer, _)| matches!(answer.status, 200 | 429)), "{answers:?}");
     assert_not_slow(answers.iter().map(|(_, took)| *took).max().unwrap(), start);
     assert!(gateway.metric(&decisions("x", "fail_open")) > 0.0);
-    assert!(gateway.metric("rateguard_store_errors_total{kind=\"timeout\"}") > 0.0);
+    assert!(errors(&gateway, "timeout") > 0.0 && errors(&gateway, "breaker") > 0.0);
+}
+
+/// After a few that met the hang nobody waits any more; and within a second of the end of the hang limits hold again.
+#[test]
+fn a_hang_costs_a_handful_of_requests_and_no_more() {
+    let redis = Redis::start();
+    let gateway = gateway(&redis.url(), "", &limit("x", "\"user\"", 100));
+    gateway.until_store_connected();
+    let mut client = Client::connect(gateway.address);
+    assert!(!rate_limit(&client.get("/", "")).is_empty());
+    redis.suspend();
+    let began = Instant::now();
+    while began.elapsed() < HANG {
+        assert_eq!(client.get("/", "").status, 200);
+    }
+    // One connection is one worker's.
+    let waited = errors(&gateway, "timeout");
+    assert!((1.0..=6.0).contains(&waited), "{waited} requests waited for their deadline");
+    redis.resume();
+    let back = Instant::now();
+    until("limits hold again", || !rate_limit(&client.get("/", "")).is_empty());
+    let (took, excuse) = (back.elapsed(), HANDS * longest_wait_since(back));
+    assert!(took < Duration::from_secs(1) + excuse, "recovery took {took:?}");
+    until("the breaker is closed", || gateway.metric("rateguard_store_breakers_open") == 0.0);
 }
 
 /// The first to meet the hang waits for its deadline. Who comes later must not wait for the end of the connection.
@@ -83,8 +110,8 @@ fn late_replies_never_reach_another_request() {
         users.into_iter().map(|user| user.join().unwrap()).sum()
     });
     assert!(limited > 100, "{limited} replies were in time");
-    assert!(gateway.metric("rateguard_store_errors_total{kind=\"timeout\"}") > 20.0);
-    assert_eq!(gateway.metric("rateguard_store_errors_total{kind=\"protocol\"}"), 0.0);
+    assert!(errors(&gateway, "timeout") > 5.0 && errors(&gateway, "timeout") + errors(&gateway, "breaker") > 20.0);
+    assert_eq!(errors(&gateway, "protocol"), 0.0);
 }
 
 /// Asks as this user until enough replies were in time and enough were not; gives how many were.

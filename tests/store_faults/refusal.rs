@@ -1,4 +1,4 @@
-use super::{assert_requests_pass_unlimited, gateway, until_limits_hold};
+use super::{assert_requests_pass_unlimited, errors, gateway, until_limits_hold};
 use crate::support::client::Client;
 use crate::support::fields::{rate_limit, remaining};
 use crate::support::gateway::Gateway;
@@ -25,31 +25,38 @@ fn until_error_is_logged(gateway: &Gateway, error: &str) {
     });
 }
 
-/// The limits hold, then Redis refuses, then it does not any more; all on the same connections.
-fn passes_while_redis_refuses(refuse: &[&str], stop: &[&str], error: &str) {
+/// The limits hold, then Redis refuses, then it does not any more.
+fn passes_while_redis_refuses(refuse: &[&str], stop: &[&str], error: &str, kind: &str) -> Gateway {
     let redis = Redis::start();
     let gateway = connected(&redis, DEADLINE, &limit("x", "\"user\"", 2));
     until_limits_hold(&gateway);
     tell(&redis, refuse);
     assert_requests_pass_unlimited(&gateway);
     assert!(gateway.metric(&decisions("x", "fail_open")) >= 20.0);
-    assert!(gateway.metric("rateguard_store_errors_total{kind=\"server\"}") >= 20.0);
+    assert!(errors(&gateway, kind) > 0.0);
     until_error_is_logged(&gateway, error);
     tell(&redis, stop);
     until_limits_hold(&gateway);
-    assert_eq!(gateway.log_of("store connected").len(), 2, "an error is no reason to reconnect");
+    gateway
 }
 
 #[test]
 fn requests_pass_while_redis_is_out_of_memory() {
-    passes_while_redis_refuses(&["CONFIG", "SET", "maxmemory", "1"], &["CONFIG", "SET", "maxmemory", "0"], "OOM");
+    let (refuse, stop) = (["CONFIG", "SET", "maxmemory", "1"], ["CONFIG", "SET", "maxmemory", "0"]);
+    let gateway = passes_while_redis_refuses(&refuse, &stop, "OOM", "out_of_memory");
+    assert_eq!(gateway.log_of("store connected").len(), 2, "that is no reason to reconnect");
+    let changes = |message: &str| gateway.log_of(message).len();
+    let opened = changes("the store keeps failing; decisions do not wait for it");
+    assert!((1..=2).contains(&opened), "told once for each worker that met it: {opened}");
+    until("the end is told too", || changes("the store answers again") == opened);
 }
 
 #[test]
 fn requests_pass_while_redis_is_a_replica() {
     let nobody = crate::support::free_port().to_string();
     let master = ["REPLICAOF", "127.0.0.1", nobody.as_str()];
-    passes_while_redis_refuses(&master, &["REPLICAOF", "NO", "ONE"], "READONLY");
+    let gateway = passes_while_redis_refuses(&master, &["REPLICAOF", "NO", "ONE"], "READONLY", "read_only");
+    assert!(gateway.log_of("store connected").len() > 2, "its name may lead to another server now");
 }
 
 #[test]
@@ -62,7 +69,31 @@ fn each_refusal_is_counted_once() {
         assert_eq!(client.get("/", "").status, 200);
     }
     assert_eq!(gateway.metric(&decisions("x", "fail_open")), 5.0);
-    assert_eq!(gateway.metric("rateguard_store_errors_total{kind=\"server\"}"), 5.0);
+    assert_eq!(errors(&gateway, "out_of_memory") + errors(&gateway, "breaker"), 5.0);
+    assert_eq!(errors(&gateway, "out_of_memory"), 3.0, "after three in a row Redis is not asked");
+}
+
+/// A probe asks for somebody's sake, and takes nothing from them.
+#[test]
+fn probes_charge_nothing() {
+    let redis = Redis::start();
+    let gateway = connected(&redis, DEADLINE, &limit("x", "", 1000));
+    let mut client = Client::connect(gateway.address);
+    assert_eq!(remaining(&client.get("/", ""), "x"), 999);
+    tell(&redis, &["CONFIG", "SET", "maxmemory", "1"]);
+    until("the breaker is open", || {
+        assert_eq!(client.get("/", "").status, 200);
+        gateway.metric("rateguard_store_breakers_open") > 0.0
+    });
+    // Some of these go as probes.
+    let start = std::time::Instant::now();
+    while start.elapsed() < std::time::Duration::from_millis(600) {
+        assert_eq!(client.get("/", "").status, 200);
+    }
+    tell(&redis, &["CONFIG", "SET", "maxmemory", "0"]);
+    until("limits hold", || !rate_limit(&client.get("/", "")).is_empty());
+    let left = remaining(&client.get("/", ""), "x");
+    assert_eq!(left, 997, "two requests were charged since");
 }
 
 /// Nothing is half charged: what Redis refuses, it refuses before the first write.

@@ -28,7 +28,7 @@ struct Possible {
 type Model = HashMap<Vec<u8>, Vec<Option<Possible>>>;
 
 /// Limits `l0`, `l1`, … with random quotas: those of two policies share their buckets.
-fn policy(random: &mut Rng, limits: usize) -> Policy {
+pub fn policy(random: &mut Rng, limits: usize) -> Policy {
     let limits: Vec<Limit> = (0..limits)
         .map(|i| {
             let quota = quota(random);
@@ -48,7 +48,7 @@ fn policy(random: &mut Rng, limits: usize) -> Policy {
 }
 
 /// Writes on the sheet what a request of a user falls under.
-fn apply(policy: &Policy, user: usize, sheet: &mut Sheet) {
+pub fn apply(policy: &Policy, user: usize, sheet: &mut Sheet) {
     let buffer = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
     let mut head = RequestHead::default();
     assert!(head.parse(buffer, &Bounds { head_max: 1024, fields_max: 8, body_max: None }).unwrap());

@@ -1,0 +1,358 @@
+//! Commands on their way to one server, and who waits for their replies.
+//!
+//! Replies come in the order of the commands. A command that nobody waits for any more still takes its own reply, so
+//! that no other gets it. Nobody waits past the deadline, nor while the breaker is open: then a command now and
+//! then goes as a probe. Pure: wakers and buffers, no socket; time is an argument.
+
+use super::Fault;
+use super::breaker::{Breaker, Change, Permit};
+use super::resp::Reply;
+use crate::time::Micros;
+use slab::Slab;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::mem::take;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+/// Commands that may wait for a reply on one connection; more are refused at once.
+pub const IN_FLIGHT_MAX: usize = 4096;
+
+/// What a connection's life is told to, for metrics and logs.
+pub trait Observer {
+    /// The connection is ready for decisions.
+    fn connected(&self);
+    /// It was lost, or could not be had; the reason holds no secret.
+    fn disconnected(&self, reason: &str);
+    /// The server answered a command with this error.
+    fn server_error(&self, text: &str);
+    /// Decisions are not waited for any more, or are again.
+    fn breaker(&self, change: Change);
+}
+
+/// What a command is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Somebody waits for its reply.
+    Decision,
+    /// To learn whether the server answers; it must change nothing.
+    Probe,
+}
+
+/// The commands of one connection, and of those after it.
+pub(super) struct Pipeline {
+    is_up: Cell<bool>,
+    was_tried: Cell<bool>,
+    first_try: RefCell<Option<Waker>>,
+    digest: RefCell<Vec<u8>>,
+    out: RefCell<Vec<u8>>,
+    slots: RefCell<Slab<Slot>>,
+    /// Slots of commands sent or about to be, in order.
+    queue: RefCell<VecDeque<usize>>,
+    writer: RefCell<Option<Waker>>,
+    watch: RefCell<Option<Waker>>,
+    /// When the watch looks at deadlines again; `None` = not before it is woken.
+    looks_at: Cell<Option<Micros>>,
+    /// A deadline has come that is earlier than that.
+    has_earlier: Cell<bool>,
+    breaker: Cell<Breaker>,
+    deadline: Duration,
+    observer: Box<dyn Observer>,
+}
+
+/// Where a reply goes.
+struct Slot {
+    outcome: Option<Result<Reply, Fault>>,
+    waker: Option<Waker>,
+    deadline: Micros,
+    is_queued: bool,
+    is_abandoned: bool,
+    is_probe: bool,
+}
+
+/// Waits for the outcome in a slot; gives the slot up when dropped.
+struct Answer<'p> {
+    pipeline: &'p Pipeline,
+    key: usize,
+}
+
+impl Future for Answer<'_> {
+    type Output = Result<Reply, Fault>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut slots = self.pipeline.slots.borrow_mut();
+        let Some(slot) = slots.get_mut(self.key) else {
+            return Poll::Ready(Err(Fault::Disconnected));
+        };
+        match slot.outcome.take() {
+            Some(outcome) => Poll::Ready(outcome),
+            None => {
+                slot.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Drop for Answer<'_> {
+    fn drop(&mut self) {
+        let mut slots = self.pipeline.slots.borrow_mut();
+        match slots.get_mut(self.key) {
+            Some(slot) if slot.is_queued => slot.is_abandoned = true,
+            _ => drop(slots.try_remove(self.key)),
+        }
+    }
+}
+
+impl Pipeline {
+    /// Without a connection yet; `deadline` is the time that a probe has.
+    pub fn new(deadline: Duration, observer: Box<dyn Observer>) -> Pipeline {
+        Pipeline {
+            is_up: Cell::new(false),
+            was_tried: Cell::new(false),
+            first_try: RefCell::default(),
+            digest: RefCell::default(),
+            out: RefCell::default(),
+            slots: RefCell::default(),
+            queue: RefCell::default(),
+            writer: RefCell::default(),
+            watch: RefCell::default(),
+            looks_at: Cell::new(None),
+            has_earlier: Cell::new(false),
+            breaker: Cell::default(),
+            deadline,
+            observer,
+        }
+    }
+
+    pub fn observer(&self) -> &dyn Observer {
+        &*self.observer
+    }
+
+    /// Waits until the first attempt at a connection is over.
+    pub async fn tried(&self) {
+        poll_fn(|context| match self.was_tried.get() {
+            true => Poll::Ready(()),
+            false => {
+                *self.first_try.borrow_mut() = Some(context.waker().clone());
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+
+    /// Sends one command, which `write` appends to the batch (it is given its purpose and the script's digest), and
+    /// waits for its reply, to `deadline` at most.
+    pub async fn call(
+        &self,
+        now: Micros,
+        deadline: Micros,
+        write: impl FnOnce(Purpose, &[u8], &mut Vec<u8>),
+    ) -> Result<Reply, Fault> {
+        if !self.is_up.get() {
+            return Err(Fault::Disconnected);
+        }
+        if self.queue.borrow().len() >= IN_FLIGHT_MAX {
+            return Err(Fault::Overloaded);
+        }
+        match self.with_breaker(|breaker| breaker.ask(now)) {
+            Permit::Refused => Err(Fault::Broken),
+            Permit::Probe => {
+                self.push(Purpose::Probe, now.after(self.deadline), write);
+                Err(Fault::Broken)
+            }
+            Permit::Ask => {
+                let key = self.push(Purpose::Decision, deadline, write);
+                Answer { pipeline: self, key }.await
+            }
+        }
+    }
+
+    fn push(&self, purpose: Purpose, deadline: Micros, write: impl FnOnce(Purpose, &[u8], &mut Vec<u8>)) -> usize {
+        write(purpose, &self.digest.borrow(), &mut self.out.borrow_mut());
+        let is_probe = purpose == Purpose::Probe;
+        let key = self.slots.borrow_mut().insert(Slot {
+            outcome: None,
+            waker: None,
+            deadline,
+            is_queued: true,
+            is_abandoned: is_probe,
+            is_probe,
+        });
+        self.queue.borrow_mut().push_back(key);
+        // The woken task runs after all that are ready now: their commands go into the same write.
+        wake(&self.writer);
+        if self.looks_at.get().is_none_or(|at| deadline < at) {
+            self.has_earlier.set(true);
+            wake(&self.watch);
+        }
+        key
+    }
+
+    /// A connection is ready; the server knows the script by this digest.
+    pub fn opened(&self, digest: Vec<u8>) {
+        *self.digest.borrow_mut() = digest;
+        self.is_up.set(true);
+        self.first_try_is_over();
+        self.observer.connected();
+        self.tell(self.with_breaker(Breaker::reset));
+    }
+
+    /// Gives the oldest command its reply.
+    pub fn answer(&self, reply: Reply, now: Micros) -> Result<(), &'static str> {
+        let Some(key) = self.queue.borrow_mut().pop_front() else {
+            return Err("a reply to nothing");
+        };
+        let is_good = !matches!(reply, Reply::Error(error) if error.is_of_the_store());
+        let (is_probe, is_late) = match self.slots.borrow().get(key) {
+            Some(slot) => (slot.is_probe, slot.outcome.is_some() || slot.deadline <= now),
+            None => (false, true),
+        };
+        self.settle(key, Ok(reply));
+        let change = self.with_breaker(|breaker| match (is_probe, is_good) {
+            (true, _) => breaker.probed(now, is_good),
+            (false, false) => breaker.failed(now),
+            (false, true) if !is_late => {
+                breaker.succeeded();
+                None
+            }
+            (false, true) => None,
+        });
+        self.tell(change);
+        Ok(())
+    }
+
+    /// The connection is lost, or could not be had: everything that waits is told so.
+    pub fn fail_all(&self) {
+        self.is_up.set(false);
+        self.first_try_is_over();
+        self.out.borrow_mut().clear();
+        let waiting = take(&mut *self.queue.borrow_mut());
+        for key in waiting {
+            self.settle(key, Err(Fault::Disconnected));
+        }
+    }
+
+    /// Whether a connection is ready.
+    pub fn is_up(&self) -> bool {
+        self.is_up.get()
+    }
+
+    /// Tells the askers whose deadline has passed; gives the earliest deadline still ahead.
+    pub fn expire(&self, now: Micros) -> Option<Micros> {
+        let mut next = None;
+        let mut change = None;
+        let keys: Vec<usize> = self.queue.borrow().iter().copied().collect();
+        for key in keys {
+            let mut slots = self.slots.borrow_mut();
+            let Some(slot) = slots.get_mut(key) else { continue };
+            let is_open = slot.is_probe || !(slot.is_abandoned || slot.outcome.is_some());
+            if !is_open {
+                continue;
+            }
+            if slot.deadline > now {
+                next = Some(next.map_or(slot.deadline, |earliest: Micros| earliest.min(slot.deadline)));
+                continue;
+            }
+            let was_probe = take(&mut slot.is_probe);
+            slot.tell(Err(Fault::Timeout));
+            change = change.or(self.with_breaker(|breaker| match was_probe {
+                true => breaker.probed(now, false),
+                false => breaker.failed(now),
+            }));
+        }
+        self.tell(change);
+        next
+    }
+
+    /// Takes what was asked since the last time, once there is something; gives `spare` for what will be.
+    pub async fn batch(&self, spare: Vec<u8>) -> Vec<u8> {
+        poll_fn(|context| match self.out.borrow().is_empty() {
+            false => Poll::Ready(()),
+            true => {
+                *self.writer.borrow_mut() = Some(context.waker().clone());
+                Poll::Pending
+            }
+        })
+        .await;
+        self.out.replace(spare)
+    }
+
+    /// Says when the deadlines are looked at again.
+    pub fn looks_at(&self, at: Option<Micros>) {
+        self.looks_at.set(at);
+    }
+
+    /// Waits until a command is asked whose deadline would be missed then.
+    pub async fn earlier_deadline(&self) {
+        poll_fn(|context| match self.has_earlier.take() {
+            true => Poll::Ready(()),
+            false => {
+                *self.watch.borrow_mut() = Some(context.waker().clone());
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+
+    /// The deadline of the oldest command that is still owed a reply.
+    pub fn oldest(&self) -> Option<Micros> {
+        let front = *self.queue.borrow().front()?;
+        self.slots.borrow().get(front).map(|slot| slot.deadline)
+    }
+
+    fn with_breaker<T>(&self, ask: impl FnOnce(&mut Breaker) -> T) -> T {
+        let mut breaker = self.breaker.get();
+        let said = ask(&mut breaker);
+        self.breaker.set(breaker);
+        said
+    }
+
+    /// Tells of a change; where nobody is to wait any more, those who do are told so.
+    fn tell(&self, change: Option<Change>) {
+        let Some(change) = change else { return };
+        if change == Change::Opened {
+            let mut slots = self.slots.borrow_mut();
+            for &key in self.queue.borrow().iter() {
+                if let Some(slot) = slots.get_mut(key).filter(|slot| !slot.is_abandoned) {
+                    slot.tell(Err(Fault::Broken));
+                }
+            }
+        }
+        self.observer.breaker(change);
+    }
+
+    /// The command of this slot is over.
+    fn settle(&self, key: usize, outcome: Result<Reply, Fault>) {
+        let mut slots = self.slots.borrow_mut();
+        let Some(slot) = slots.get_mut(key) else { return };
+        slot.is_queued = false;
+        match slot.is_abandoned {
+            true => drop(slots.remove(key)),
+            false => slot.tell(outcome),
+        }
+    }
+
+    fn first_try_is_over(&self) {
+        self.was_tried.set(true);
+        wake(&self.first_try);
+    }
+}
+
+impl Slot {
+    /// Tells the asker, who keeps what it was told first.
+    fn tell(&mut self, outcome: Result<Reply, Fault>) {
+        self.outcome.get_or_insert(outcome);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+fn wake(place: &RefCell<Option<Waker>>) {
+    if let Some(waker) = place.borrow_mut().take() {
+        waker.wake();
+    }
+}
