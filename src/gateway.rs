@@ -7,8 +7,8 @@ use crate::conn::{Deadlines, Timeouts};
 use crate::http::Bounds;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::identity::{Caller, Identity};
+use crate::limit::Limiter;
 use crate::limit::policy::{BadPolicy, Policy, Sheet};
-use crate::limit::{Limiter, OnFailure};
 use crate::log::{Budget, Take};
 use crate::metrics;
 use crate::route::{HostPattern, Match, PathTree};
@@ -33,8 +33,6 @@ pub struct Rules {
     pub identity: Identity,
     /// Which limits apply.
     pub policy: Policy,
-    /// What happens without the store.
-    pub on_failure: OnFailure,
     /// Route numbers by host, path and method.
     pub routes: PathTree,
     /// The routes.
@@ -51,13 +49,13 @@ impl Rules {
     /// Prepares the rules of a configuration.
     pub fn of(config: &Config) -> Result<Rules, BadPolicy> {
         let mut identity = Identity::new(config.identity.clone());
-        let policy = Policy::new(&config.limits, identity.plans(), &config.store.key_prefix)?;
+        let policy = Policy::new(&config.limits, identity.plans(), &config.store.key_prefix)?
+            .with_fallback(config.store.on_failure, config.store.replicas)?;
         identity.watch(policy.header_names());
         let scopes = config.routes.iter().enumerate();
         Ok(Rules {
             identity,
             policy,
-            on_failure: config.store.on_failure,
             routes: PathTree::new(scopes.map(|(number, route)| (route.scope.clone(), number))),
             route_table: config
                 .routes

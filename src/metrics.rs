@@ -240,7 +240,7 @@ pub struct Snapshot {
     /// From the end of a request's head to the end of its answer.
     pub request_duration: Distribution,
     /// Decisions by limit, each by [`Outcome::ALL`].
-    pub decisions: Vec<(String, [u64; 5])>,
+    pub decisions: Vec<(String, [u64; Outcome::ALL.len()])>,
     /// The wait for a decision.
     pub decision_duration: Distribution,
     /// Decisions that the store did not give, by [`StoreError::ALL`].

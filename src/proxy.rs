@@ -122,7 +122,8 @@ struct Request<'r> {
 /// What the limits say.
 enum Verdict {
     Pass,
-    Deny,
+    /// Holds who says so.
+    Deny(&'static str),
     Unavailable(StoreFault),
 }
 
@@ -146,7 +147,7 @@ impl Request<'_> {
         match self.decide().await {
             Verdict::Pass if self.scratch.head.max_forwards == Some(0) => self.answer_as_the_last().await,
             Verdict::Pass => self.forward().await,
-            Verdict::Deny => self.deny().await,
+            Verdict::Deny(by) => self.deny(by).await,
             Verdict::Unavailable(fault) => self.answer(&Failure::StoreClosed(fault)).await,
         }
     }
@@ -227,20 +228,24 @@ impl Request<'_> {
         if sheet.applied().is_empty() {
             return Verdict::Pass;
         }
-        let decision = limiter.decide(&rules.policy, sheet, rules.on_failure, self.started).await;
+        let decision = limiter.decide(&rules.policy, sheet, self.started).await;
         if limiter.is_remote() && decision != Decision::DenyKnown {
             metrics.decision_took(clock.now().since(self.started));
         }
         count(self.gateway, sheet, decision);
         match decision {
-            Decision::Allow => {
+            Decision::Allow | Decision::LocalAllow(_) => {
                 self.log_shadow();
                 reply::rate_limit_fields(&mut self.scratch.fields, &rules.policy, &self.scratch.sheet);
                 Verdict::Pass
             }
-            Decision::Deny | Decision::DenyKnown => {
+            Decision::Deny | Decision::DenyKnown | Decision::LocalDeny(_) => {
                 self.log_shadow();
-                Verdict::Deny
+                Verdict::Deny(match decision {
+                    Decision::DenyKnown => "cache",
+                    Decision::LocalDeny(_) => "local",
+                    _ => "store",
+                })
             }
             Decision::FailOpen(_) => Verdict::Pass,
             Decision::FailClosed(fault) => Verdict::Unavailable(fault),
@@ -248,10 +253,10 @@ impl Request<'_> {
     }
 
     /// Answers 429, with the reason in fields, body and log.
-    async fn deny(&mut self) -> Next {
+    async fn deny(&mut self, by: &'static str) -> Next {
         let policy = &self.gateway.rules.policy;
         let Some(denial) = Denial::of(policy, &self.scratch.sheet) else { return Next::Close };
-        self.log_denial(&denial);
+        self.log_denial(&denial, by);
         let keep_alive = self.can_go_on();
         let mut out = take(&mut self.scratch.back);
         out.clear();
@@ -404,7 +409,7 @@ impl Request<'_> {
         text(self.scratch.head.method.of(self.client.reader.data()))
     }
 
-    fn log_denial(&self, denial: &Denial<'_>) {
+    fn log_denial(&self, denial: &Denial<'_>, by: &'static str) {
         if !self.gateway.rules.log_denied {
             return;
         }
@@ -414,6 +419,7 @@ impl Request<'_> {
             rate = %denial.rate,
             burst = denial.burst,
             retry_after_ms = denial.retry_after_ms(),
+            by,
             user = text(&self.scratch.caller.user),
             peer = self.peer.text,
             method = self.method(),
@@ -514,29 +520,35 @@ fn has_empty_line(data: &[u8], from: usize) -> bool {
 
 /// Counts what each limit said.
 fn count(gateway: &Gateway, sheet: &Sheet, decision: Decision) {
-    let policy = &gateway.rules.policy;
-    if let Decision::FailOpen(fault) | Decision::FailClosed(fault) = decision {
+    if let Decision::FailOpen(fault)
+    | Decision::FailClosed(fault)
+    | Decision::LocalAllow(fault)
+    | Decision::LocalDeny(fault) = decision
+    {
         gateway.metrics.store_error(fault.counted());
     }
-    let undecided = match decision {
-        Decision::FailOpen(_) => Some(Counted::FailOpen),
-        Decision::FailClosed(_) => Some(Counted::FailClosed),
-        Decision::Allow | Decision::Deny => None,
+    let (allow, deny, unknown) = match decision {
+        Decision::Allow | Decision::Deny => (Counted::Allow, Counted::Deny, None),
         Decision::DenyKnown => {
             gateway.metrics.denied_from_cache();
-            None
+            (Counted::Allow, Counted::Deny, None)
         }
+        Decision::LocalAllow(_) => (Counted::LocalAllow, Counted::LocalDeny, Some(Counted::FailOpen)),
+        Decision::LocalDeny(_) => (Counted::LocalAllow, Counted::LocalDeny, None),
+        Decision::FailOpen(_) => (Counted::FailOpen, Counted::FailOpen, Some(Counted::FailOpen)),
+        Decision::FailClosed(_) => (Counted::FailClosed, Counted::FailClosed, Some(Counted::FailClosed)),
     };
-    if let Some(outcome) = undecided {
-        sheet.applied().iter().for_each(|applied| gateway.metrics.decision(applied.rule, outcome));
-        return;
-    }
-    for (applied, level) in sheet.outcomes() {
-        let outcome = match (level.short, policy.rule(applied).mode) {
-            (true, Mode::Shadow) => Counted::ShadowDeny,
-            (true, Mode::Enforce) => Counted::Deny,
+    for (applied, level) in sheet.applied().iter().zip(&sheet.levels) {
+        let is_shadow = gateway.rules.policy.rule(applied).mode == Mode::Shadow;
+        let outcome = match level {
+            Some(level) if level.short && is_shadow => Counted::ShadowDeny,
+            Some(level) if level.short => deny,
             // A limit that had room is not what denied the request.
-            (false, _) => Counted::Allow,
+            Some(_) => allow,
+            None => match unknown {
+                Some(outcome) => outcome,
+                None => continue,
+            },
         };
         gateway.metrics.decision(applied.rule, outcome);
     }

@@ -214,7 +214,7 @@ impl<'p> Denial<'p> {
                 continue;
             }
             let tier = policy.tier(applied);
-            let wait = tier.retry_after_us(level);
+            let wait = policy.shape(applied, sheet.share).retry_after_us(level);
             let mut violated = denial.as_ref().map(|d| d.violated.clone()).unwrap_or_default();
             violated.push(&rule.name);
             match &mut denial {
@@ -338,17 +338,17 @@ fn push_levels(out: &mut Vec<u8>, policy: &Policy, sheet: &Sheet) {
     let mut count = 0;
     for (place, (applied, level)) in members.iter_mut().zip(enforced()) {
         let rule = policy.rule(applied);
-        let tier = policy.tier(applied);
+        let shape = policy.shape(applied, sheet.share);
         let wait_us = match level.short {
-            true => tier.retry_after_us(level).max(1),
-            false => tier.until_next_us(level),
+            true => shape.retry_after_us(level).max(1),
+            false => shape.until_next_us(level),
         };
         *place = Some(Member {
             short: level.short,
-            requests_left: tier.remaining(level) / rule.cost,
+            requests_left: shape.remaining(level) / rule.cost,
             wait_s: wait_us.div_ceil(1_000_000),
             name: &rule.name,
-            remaining: tier.remaining(level),
+            remaining: shape.remaining(level),
         });
         count += 1;
     }

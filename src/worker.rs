@@ -396,7 +396,11 @@ fn limiter(plan: &Plan) -> Limiter {
             };
             let target = plan.targets.redis.clone();
             let connector = Connector::new(settings.clone(), target, script::TEXT);
-            Limiter::Redis { client: Rc::new(Client::start(connector, Box::new(observer))), denied: RefCell::default() }
+            Limiter::Redis {
+                client: Rc::new(Client::start(connector, Box::new(observer))),
+                denied: RefCell::default(),
+                local: plan.memory.clone(),
+            }
         }
     }
 }

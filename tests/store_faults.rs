@@ -13,6 +13,9 @@ mod liar;
 /// Redis is gone and comes back.
 mod outage;
 
+/// Redis is gone, and the gateway decides by itself.
+mod local;
+
 /// How busy the machine is, where time is the subject.
 mod pulse;
 

@@ -5,8 +5,9 @@
 
 use super::error::{ConfigError, Flaw, did_you_mean};
 use super::file::{LIMIT_MATCH, LIMIT_PLAN, Section, Value};
-use super::{routing, text};
+use super::{routing, store, text};
 use crate::identity::{self, Identity};
+use crate::limit::StoreSettings;
 use crate::limit::bucket::{BadRate, Rate, Shape};
 use crate::limit::policy::{BadPolicy, By, Limit, Mode, Policy, Quota};
 
@@ -48,7 +49,8 @@ fn limit(section: &Section<'_>) -> Result<Limit, ConfigError> {
         plans.push((plan, self::quota(&section, quota, cost)?));
     }
     let count_preflight = section.read("count_preflight", false, |value| value.boolean())?;
-    Ok(Limit { name, scope, by, quota, cost, mode, plans, count_preflight })
+    let on_failure = section.read("on_failure", None, |value| store::on_failure(value).map(Some))?;
+    Ok(Limit { name, scope, by, quota, cost, mode, plans, count_preflight, on_failure })
 }
 
 /// The keys `rate` and `burst`, checked together.
@@ -97,10 +99,13 @@ pub(super) fn check_together(
     sections: &[Section<'_>],
     limits: &[Limit],
     identity: &identity::Settings,
-    key_prefix: &str,
+    settings: &StoreSettings,
 ) -> Result<(), ConfigError> {
     let identity = Identity::new(identity.clone());
-    let build = |count: usize| Policy::new(&limits[..count], identity.plans(), key_prefix);
+    let build = |count: usize| {
+        Policy::new(&limits[..count], identity.plans(), &settings.key_prefix)?
+            .with_fallback(settings.on_failure, settings.replicas)
+    };
     let Err(reason) = build(limits.len()) else { return Ok(()) };
     let counts: Vec<usize> = (1..=limits.len()).collect();
     let first_bad = counts.partition_point(|&count| build(count).is_ok()) + 1;

@@ -111,7 +111,7 @@ impl Config {
         let sections = root.sections("limits", &file::LIMIT, limits::LIMITS_MAX)?;
         let limits = limits::limits(&sections)?;
         identity.consumers = callers::with_known_plans(consumers, &limits)?;
-        limits::check_together(&sections, &limits, &identity, &store.key_prefix)?;
+        limits::check_together(&sections, &limits, &identity, &store)?;
         let log = server::log(root)?;
         Ok(Config { server, admin, identity, store, upstreams, routes, limits, log })
     }

@@ -127,13 +127,17 @@ fn store(out: &mut Page, store: &StoreSettings) {
             out.wait("deadline", settings.deadline);
         }
     }
-    let on_failure = match store.on_failure {
+    out.line("on_failure", quote(on_failure(store.on_failure)));
+    out.line("replicas", store.replicas);
+    out.line("key_prefix", quote(&store.key_prefix));
+}
+
+fn on_failure(mode: OnFailure) -> &'static str {
+    match mode {
         OnFailure::Open => "open",
         OnFailure::Closed => "closed",
-    };
-    out.line("on_failure", quote(on_failure));
-    out.line("replicas", 1);
-    out.line("key_prefix", quote(&store.key_prefix));
+        OnFailure::Local => "local",
+    }
 }
 
 /// The store's URL with its password masked.
@@ -212,6 +216,9 @@ fn limit(out: &mut Page, limit: &Limit) {
     };
     out.line("mode", quote(mode));
     out.line("count_preflight", limit.count_preflight);
+    if let Some(mode) = limit.on_failure {
+        out.line("on_failure", quote(on_failure(mode)));
+    }
     out.section("[limits.match]");
     scope(out, &limit.scope);
     for (plan, own) in &limit.plans {

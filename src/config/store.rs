@@ -3,7 +3,7 @@
 //! A store's URL may hold a password, so no message here shows a part of one. Pure.
 
 use super::error::{ConfigError, Flaw};
-use super::file::{STORE, Section};
+use super::file::{STORE, Section, Value};
 use super::text;
 use crate::limit::{OnFailure, StoreKind, StoreSettings};
 use crate::redis::{Address, Settings};
@@ -16,6 +16,9 @@ const DEADLINE_DEFAULT: Duration = Duration::from_millis(20);
 const PORT_DEFAULT: u16 = 6379;
 const PREFIX_MAX: usize = 64;
 
+/// Replicas that a limit may be divided among.
+const REPLICAS_MAX: u64 = 10_000;
+
 /// Bytes of a Unix socket's path: `sockaddr_un` holds 108 with the final zero.
 const SOCKET_PATH_MAX: usize = 107;
 
@@ -23,19 +26,14 @@ pub(super) fn store(root: &Section<'_>) -> Result<StoreSettings, ConfigError> {
     let section = root.section("store", &STORE)?;
     let deadline = section.read("deadline", DEADLINE_DEFAULT, |value| value.duration(DEADLINE))?;
     let kind = section.read("url", StoreKind::Memory, |value| value.parse(|text| kind(text, deadline)))?;
-    let on_failure = section.read("on_failure", Some(OnFailure::Open), |value| {
-        value.choice(&[("open", Some(OnFailure::Open)), ("closed", Some(OnFailure::Closed)), ("local", None)])
-    })?;
-    let later = Flaw::later("on_failure = \"local\"", "use \"open\" or \"closed\"");
-    let on_failure = on_failure.ok_or_else(|| section.error_at(&["on_failure"], later))?;
-    section.read("replicas", 1, |value| match value.integer(1..=10_000)? {
-        1 => Ok(1),
-        _ => {
-            Err(value.blame(Flaw::later("a number of replicas", "remove it: only on_failure = \"local\" will use it")))
-        }
-    })?;
+    let on_failure = section.read("on_failure", OnFailure::Open, on_failure)?;
+    let replicas = section.read("replicas", 1, |value| value.integer(1..=REPLICAS_MAX))?;
     let key_prefix = section.read("key_prefix", "rate_limit".into(), |value| value.parse(key_prefix))?;
-    Ok(StoreSettings { kind, on_failure, key_prefix })
+    Ok(StoreSettings { kind, on_failure, replicas, key_prefix })
+}
+
+pub(super) fn on_failure(value: &Value<'_>) -> Result<OnFailure, ConfigError> {
+    value.choice(&[("open", OnFailure::Open), ("closed", OnFailure::Closed), ("local", OnFailure::Local)])
 }
 
 fn key_prefix(text: &str) -> Result<String, Flaw> {

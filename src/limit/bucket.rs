@@ -182,6 +182,22 @@ impl Shape {
         wanted.saturating_sub(units).div_ceil(self.refill)
     }
 
+    /// Whole tokens in a bucket.
+    pub fn remaining(&self, level: &Level) -> u64 {
+        level.units / self.token
+    }
+
+    /// Microseconds until a bucket has one token more; zero where it is full.
+    pub fn until_next_us(&self, level: &Level) -> u64 {
+        let next = (level.units / self.token + 1) * self.token;
+        self.time_to(level.units, next.min(self.capacity))
+    }
+
+    /// Microseconds until a bucket covers the cost.
+    pub fn retry_after_us(&self, level: &Level) -> u64 {
+        self.time_to(level.units, self.cost)
+    }
+
     /// Microseconds from empty to full.
     pub fn time_to_fill(&self) -> u64 {
         self.time_to(0, self.capacity)

@@ -40,7 +40,7 @@ impl Default for Denied {
 impl Denied {
     /// Remembers the buckets of a denial that the store gave to a question of the time `asked`.
     pub fn note(&mut self, policy: &Policy, sheet: &Sheet, asked: Micros) {
-        let waits = sheet.outcomes().map(|(applied, level)| policy.tier(applied).retry_after_us(level));
+        let waits = sheet.outcomes().map(|(applied, level)| policy.tier(applied).shape.retry_after_us(level));
         let known_for = Duration::from_micros(waits.max().unwrap_or(0)).min(KEEP_MAX);
         for ((applied, level), key) in sheet.applied().iter().zip(&sheet.levels).zip(sheet.keys()) {
             let Some(level) = level else { continue };

@@ -3,10 +3,10 @@
 //! Sharded by key; each shard is a table under a lock that is held for one decision and never over an await. Only
 //! buckets that are not full are kept; a shard at its bound gives up one that would be full soon. Pure: no clock, no IO.
 
-use super::APPLIED_MAX;
-use super::bucket::{Bucket, Level, refill};
-use super::policy::{Mode, Policy, Sheet};
+use super::bucket::{Bucket, Level, Shape, refill};
+use super::policy::{Mode, Policy, Share, Sheet};
 use super::table::{Change, Table};
+use super::{APPLIED_MAX, OnFailure};
 use crate::time::Micros;
 use foldhash::fast::RandomState;
 use parking_lot::{Mutex, MutexGuard};
@@ -57,8 +57,9 @@ impl Store {
         self.evicted.load(Ordering::Relaxed)
     }
 
-    /// Charges every bucket on the sheet, or none, and writes down their levels.
-    pub fn charge(&self, policy: &Policy, sheet: &mut Sheet, now: Micros) {
+    /// Charges every bucket on the sheet, or none, and writes down their levels. Of a replica's share, only the limits that
+    /// are decided here when the store fails.
+    pub fn charge(&self, policy: &Policy, sheet: &mut Sheet, share: Share, now: Micros) {
         let mut hashes = [0; APPLIED_MAX];
         for (hash, key) in hashes.iter_mut().zip(sheet.keys()) {
             *hash = self.hasher.hash_one(key);
@@ -66,33 +67,52 @@ impl Store {
         let count = sheet.applied().len();
         let mut guards = self.lock(&hashes[..count]);
         let mut buckets = [Bucket { units: 0, last: 0, token: 1 }; APPLIED_MAX];
-        let mut levels = [Level::default(); APPLIED_MAX];
+        let mut levels = [None; APPLIED_MAX];
         let mut denied = false;
         for (i, (applied, key)) in sheet.applied().iter().zip(sheet.keys()).enumerate() {
-            let shape = &policy.tier(applied).shape;
+            if share == Share::Replica && policy.rule(applied).on_failure != OnFailure::Local {
+                continue;
+            }
+            let shape = policy.shape(applied, share);
             let stored = shard_of(&mut guards, hashes[i]).and_then(|shard| shard.find(hashes[i], key));
             buckets[i] = refill(stored, shape, now.0);
             let short = !buckets[i].covers(shape);
-            levels[i] = Level { units: buckets[i].units, short };
+            levels[i] = Some(Level { units: buckets[i].units, short });
             denied |= short && policy.rule(applied).mode == Mode::Enforce;
         }
         if !denied {
             for (i, (applied, key)) in sheet.applied().iter().zip(sheet.keys()).enumerate() {
-                let shape = &policy.tier(applied).shape;
-                if !levels[i].short {
-                    let charged = buckets[i].charged(shape);
-                    levels[i].units = charged.units;
-                    if let Some(shard) = shard_of(&mut guards, hashes[i]) {
-                        let full_at = charged.last + shape.time_to(charged.units, shape.capacity);
-                        self.count(&shard.put(hashes[i], key, charged, full_at, now.0));
-                    }
+                let shape = policy.shape(applied, share);
+                let Some(level) = levels[i].as_mut().filter(|level| !level.short) else { continue };
+                let charged = buckets[i].charged(shape);
+                level.units = charged.units;
+                if let Some(shard) = shard_of(&mut guards, hashes[i]) {
+                    self.put(shard, hashes[i], key, charged, shape, now);
                 }
             }
         }
         drop(guards);
-        for (level, told) in sheet.levels.iter_mut().zip(&levels[..count]) {
-            *level = Some(*told);
+        sheet.levels = levels;
+        sheet.share = share;
+    }
+
+    /// Takes what the store has granted from this replica's share too, so that the share is worth no more than it was when
+    /// it comes to decide alone.
+    pub fn keep_warm(&self, policy: &Policy, sheet: &Sheet, now: Micros) {
+        for (applied, key) in sheet.applied().iter().zip(sheet.keys()) {
+            if policy.rule(applied).on_failure != OnFailure::Local {
+                continue;
+            }
+            let (hash, shape) = (self.hasher.hash_one(key), policy.shape(applied, Share::Replica));
+            let mut shard = self.shards[shard_number(hash)].0.lock();
+            let left = refill(shard.find(hash, key), shape, now.0).charged(shape);
+            self.put(&mut shard, hash, key, left, shape, now);
         }
+    }
+
+    fn put(&self, shard: &mut Table, hash: u64, key: &[u8], bucket: Bucket, shape: &Shape, now: Micros) {
+        let full_at = bucket.last + shape.time_to(bucket.units, shape.capacity);
+        self.count(&shard.put(hash, key, bucket, full_at, now.0));
     }
 
     /// Locks the shards of these hashes, each once and in order, so that two requests never wait for each other.

@@ -16,7 +16,7 @@ use crate::redis::{self, Fault};
 use crate::time::Micros;
 use bucket::Level;
 use denied::Denied;
-use policy::{Policy, Sheet};
+use policy::{Policy, Share, Sheet};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -32,6 +32,8 @@ pub enum OnFailure {
     Open,
     /// 503.
     Closed,
+    /// This process decides, with this replica's share of the limit.
+    Local,
 }
 
 /// Where buckets live.
@@ -48,8 +50,10 @@ pub enum StoreKind {
 pub struct StoreSettings {
     /// Which store.
     pub kind: StoreKind,
-    /// What a request is worth without it.
+    /// What a request is worth without it, where a limit does not say otherwise.
     pub on_failure: OnFailure,
+    /// Replicas that share the limits, at least 1: each enforces its part where the store cannot.
+    pub replicas: u64,
     /// First part of every key.
     pub key_prefix: String,
 }
@@ -136,6 +140,11 @@ pub enum Decision {
     DenyKnown,
     /// No decision: the request passes by `on_failure = "open"`.
     FailOpen(StoreFault),
+    /// The store gave none; by `on_failure = "local"` this process did, and the request passes. The sheet holds the levels of
+    /// the limits with that mode.
+    LocalAllow(StoreFault),
+    /// The same, and the request is denied.
+    LocalDeny(StoreFault),
     /// No decision: the request is refused by `on_failure = "closed"`.
     FailClosed(StoreFault),
 }
@@ -150,6 +159,8 @@ pub enum Limiter {
         client: Rc<redis::client::Client>,
         /// What it need not be asked.
         denied: RefCell<Denied>,
+        /// Where buckets live meanwhile when it fails.
+        local: Arc<memory::Store>,
     },
 }
 
@@ -159,31 +170,55 @@ impl Limiter {
         matches!(self, Limiter::Redis { .. })
     }
 
-    /// Charges every bucket on the sheet, or none, and writes down their levels. `on_failure` is the answer where the
-    /// store has none.
-    pub async fn decide(&self, policy: &Policy, sheet: &mut Sheet, on_failure: OnFailure, now: Micros) -> Decision {
-        let answer = match self {
+    /// Charges every bucket on the sheet, or none, and writes down their levels. Where the store has no answer, the limits
+    /// say what becomes of the request.
+    pub async fn decide(&self, policy: &Policy, sheet: &mut Sheet, now: Micros) -> Decision {
+        match self {
             Limiter::Memory(store) => {
-                store.charge(policy, sheet, now);
-                Ok(())
+                store.charge(policy, sheet, Share::Whole, now);
+                told(policy, sheet)
             }
-            Limiter::Redis { denied, .. } if denied.borrow().denies(policy, sheet, now) => return Decision::DenyKnown,
-            Limiter::Redis { client, denied } => {
-                let answer = script::charge(client, policy, sheet, now).await;
-                if answer.is_ok() && sheet.denied(policy) {
-                    denied.borrow_mut().note(policy, sheet, now);
+            Limiter::Redis { denied, .. } if denied.borrow().denies(policy, sheet, now) => Decision::DenyKnown,
+            Limiter::Redis { client, denied, local } => match script::charge(client, policy, sheet, now).await {
+                Ok(()) => {
+                    let decision = told(policy, sheet);
+                    match decision {
+                        Decision::Deny => denied.borrow_mut().note(policy, sheet, now),
+                        _ => local.keep_warm(policy, sheet, now),
+                    }
+                    decision
                 }
-                answer
-            }
-        };
-        match answer {
-            Ok(()) if sheet.denied(policy) => Decision::Deny,
-            Ok(()) => Decision::Allow,
-            Err(fault) => match on_failure {
-                OnFailure::Open => Decision::FailOpen(fault),
-                OnFailure::Closed => Decision::FailClosed(fault),
+                Err(fault) => without_store(local, policy, sheet, fault, now),
             },
         }
+    }
+}
+
+fn told(policy: &Policy, sheet: &Sheet) -> Decision {
+    match sheet.denied(policy) {
+        true => Decision::Deny,
+        false => Decision::Allow,
+    }
+}
+
+/// One closed limit closes; else those that are decided here decide, and the others let pass.
+fn without_store(
+    local: &memory::Store,
+    policy: &Policy,
+    sheet: &mut Sheet,
+    fault: StoreFault,
+    now: Micros,
+) -> Decision {
+    if policy.fails(sheet, OnFailure::Closed) {
+        return Decision::FailClosed(fault);
+    }
+    if !policy.fails(sheet, OnFailure::Local) {
+        return Decision::FailOpen(fault);
+    }
+    local.charge(policy, sheet, Share::Replica, now);
+    match sheet.denied(policy) {
+        true => Decision::LocalDeny(fault),
+        false => Decision::LocalAllow(fault),
     }
 }
 

@@ -4,7 +4,7 @@
 //! Pure.
 
 use super::bucket::{BadShape, Level, Rate, Shape};
-use super::{APPLIED_MAX, script};
+use super::{APPLIED_MAX, OnFailure, script};
 use crate::http::head::RequestHead;
 use crate::http::{Framing, Method, Refusal};
 use crate::identity::{Caller, PlanId, other_endpoints, push_part, push_secret};
@@ -37,6 +37,14 @@ pub struct Quota {
     pub burst: u64,
 }
 
+impl Quota {
+    /// What one of so many replicas may allow by itself, so that all together keep to it.
+    fn part(self, replicas: u64, cost: u64) -> Quota {
+        let period_us = self.rate.period_us.saturating_mul(replicas.max(1));
+        Quota { rate: Rate { period_us, ..self.rate }, burst: (self.burst / replicas.max(1)).max(cost) }
+    }
+}
+
 /// What a limit does to a request that it has no tokens for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
@@ -66,6 +74,18 @@ pub struct Limit {
     pub plans: Vec<(String, Quota)>,
     /// Whether CORS preflights are counted.
     pub count_preflight: bool,
+    /// What a request is worth without the store; `None` = as for the store.
+    pub on_failure: Option<OnFailure>,
+}
+
+/// Which part of a limit is enforced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Share {
+    /// All of it: the store is shared by all replicas.
+    #[default]
+    Whole,
+    /// One replica's, of the limits that are decided here when the store fails.
+    Replica,
 }
 
 impl Limit {
@@ -100,6 +120,9 @@ pub struct Rule {
     pub mode: Mode,
     /// Tokens that a request takes.
     pub cost: u64,
+    /// What a request is worth without the store.
+    pub on_failure: OnFailure,
+    own_on_failure: Option<OnFailure>,
     by: Vec<By>,
     count_preflight: bool,
     tier: Tier,
@@ -113,6 +136,8 @@ pub struct Tier {
     pub quota: Quota,
     /// In units.
     pub shape: Shape,
+    /// One replica's part of it.
+    pub replica: Shape,
     /// The script's arguments, encoded.
     pub(super) arguments: Vec<u8>,
     /// The same for a call that charges nothing.
@@ -164,6 +189,8 @@ pub struct Sheet {
     ends: Vec<usize>,
     /// One for each applied limit, as far as a decision has told.
     pub levels: [Option<Level>; APPLIED_MAX],
+    /// In which units they are.
+    pub share: Share,
 }
 
 impl Policy {
@@ -174,6 +201,37 @@ impl Policy {
         match tree.most_on_one_path() {
             most if most > APPLIED_MAX => Err(BadPolicy::TooMany(most)),
             _ => Ok(Policy { rules, tree, prefix: key_prefix.as_bytes().to_vec() }),
+        }
+    }
+
+    /// The same policy where the store may fail: what its limits do then where they do not say it themselves, and among how
+    /// many replicas they are divided. A burst that does not divide is rounded down, and up to the cost of one request.
+    pub fn with_fallback(mut self, on_failure: OnFailure, replicas: u64) -> Result<Policy, BadPolicy> {
+        for rule in &mut self.rules {
+            rule.on_failure = rule.own_on_failure.unwrap_or(on_failure);
+            let (name, cost) = (&rule.name, rule.cost);
+            for tier in rule.plans.iter_mut().map(|(_, tier)| tier).chain([&mut rule.tier]) {
+                let part = tier.quota.part(replicas, cost);
+                let shape = Shape::new(part.rate, part.burst, cost);
+                tier.replica = shape.map_err(|reason| BadPolicy::Shape { name: name.clone(), reason })?;
+            }
+        }
+        Ok(self)
+    }
+
+    /// Whether one of the limits that count fails in this way.
+    pub fn fails(&self, sheet: &Sheet, on_failure: OnFailure) -> bool {
+        let rules = sheet.applied.iter().map(|applied| &self.rules[applied.rule]);
+        let mut counting = rules.filter(|rule| rule.mode == Mode::Enforce || on_failure == OnFailure::Local);
+        counting.any(|rule| rule.on_failure == on_failure)
+    }
+
+    /// The units that the sheet's levels of a limit are in.
+    pub fn shape(&self, applied: &Applied, share: Share) -> &Shape {
+        let tier = self.tier(applied);
+        match share {
+            Share::Whole => &tier.shape,
+            Share::Replica => &tier.replica,
         }
     }
 
@@ -204,6 +262,7 @@ impl Policy {
         sheet.keys.clear();
         sheet.ends.clear();
         sheet.levels = [None; APPLIED_MAX];
+        sheet.share = Share::Whole;
         let method = subject.head.method.of(subject.buffer);
         self.tree.each(subject.host, subject.endpoint, method, |rule| {
             if sheet.applied.len() < APPLIED_MAX {
@@ -276,6 +335,8 @@ impl Rule {
             name: limit.name.clone(),
             mode: limit.mode,
             cost: limit.cost,
+            on_failure: limit.on_failure.unwrap_or_default(),
+            own_on_failure: limit.on_failure,
             by: limit.by.clone(),
             count_preflight: limit.count_preflight,
             tier: tier(limit.quota, None)?,
@@ -360,27 +421,12 @@ impl Tier {
         Tier {
             quota,
             shape,
+            replica: shape,
             key_tail,
             arguments: script::arguments(&shape, shape.cost, limit.mode),
             probe_arguments: script::arguments(&shape, 0, limit.mode),
             policy_member: format!("\"{}\";q={};w={window_s}", limit.name, quota.burst).into_bytes(),
         }
-    }
-
-    /// Whole tokens in the bucket.
-    pub fn remaining(&self, level: &Level) -> u64 {
-        level.units / self.shape.token
-    }
-
-    /// Microseconds until the bucket has one token more; zero where it is full.
-    pub fn until_next_us(&self, level: &Level) -> u64 {
-        let next = (level.units / self.shape.token + 1) * self.shape.token;
-        self.shape.time_to(level.units, next.min(self.shape.capacity))
-    }
-
-    /// Microseconds until the bucket covers the cost.
-    pub fn retry_after_us(&self, level: &Level) -> u64 {
-        self.shape.time_to(level.units, self.shape.cost)
     }
 }
 

@@ -16,12 +16,23 @@ pub enum Outcome {
     FailOpen,
     /// The store gave no answer and the request was refused.
     FailClosed,
+    /// The store gave no answer; enough tokens in this process.
+    LocalAllow,
+    /// The store gave no answer; too few tokens in this process: 429.
+    LocalDeny,
 }
 
 impl Outcome {
     /// Every outcome, in the order of the counts in [`super::Snapshot::decisions`].
-    pub const ALL: [Outcome; 5] =
-        [Outcome::Allow, Outcome::Deny, Outcome::ShadowDeny, Outcome::FailOpen, Outcome::FailClosed];
+    pub const ALL: [Outcome; 7] = [
+        Outcome::Allow,
+        Outcome::Deny,
+        Outcome::ShadowDeny,
+        Outcome::FailOpen,
+        Outcome::FailClosed,
+        Outcome::LocalAllow,
+        Outcome::LocalDeny,
+    ];
 
     /// The value of the label `outcome`.
     pub const fn label(self) -> &'static str {
@@ -31,6 +42,8 @@ impl Outcome {
             Outcome::ShadowDeny => "shadow_deny",
             Outcome::FailOpen => "fail_open",
             Outcome::FailClosed => "fail_closed",
+            Outcome::LocalAllow => "local_allow",
+            Outcome::LocalDeny => "local_deny",
         }
     }
 }

@@ -26,6 +26,7 @@ fn limit(name: &str, rate: &str, burst: u64, mode: Mode) -> Limit {
         mode,
         plans: Vec::new(),
         count_preflight: false,
+        on_failure: None,
     }
 }
 

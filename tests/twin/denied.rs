@@ -116,5 +116,6 @@ fn limit(name: &str) -> Limit {
         mode: Mode::Enforce,
         plans: Vec::new(),
         count_preflight: false,
+        on_failure: None,
     }
 }

@@ -6,7 +6,7 @@ use rateguard::http::head::RequestHead;
 use rateguard::identity::Caller;
 use rateguard::limit::bucket::{Bucket, Level, refill};
 use rateguard::limit::memory::Store;
-use rateguard::limit::policy::{By, Limit, Mode, Policy, Quota, Sheet, Subject};
+use rateguard::limit::policy::{By, Limit, Mode, Policy, Quota, Share, Sheet, Subject};
 use rateguard::route::Match;
 use rateguard::time::Micros;
 use std::collections::HashMap;
@@ -41,6 +41,7 @@ pub fn policy(random: &mut Rng, limits: usize) -> Policy {
                 mode: if random.u8(..4) == 0 { Mode::Shadow } else { Mode::Enforce },
                 plans: Vec::new(),
                 count_preflight: false,
+                on_failure: None,
             }
         })
         .collect();
@@ -119,7 +120,7 @@ fn the_store_in_memory_agrees_with_the_pure_functions() {
             latest = latest.max(now);
             let policy = &policies[usize::from(random.u8(..16) == 0)];
             apply(policy, random.usize(..USERS), &mut sheet);
-            store.charge(policy, &mut sheet, Micros(now));
+            store.charge(policy, &mut sheet, Share::Whole, Micros(now));
             certain += check(policy, &sheet, &mut model, now, latest);
             denials += usize::from(sheet.denied(policy));
         }

@@ -15,6 +15,7 @@ fn limit(name: &str, path: &str, by: &[By]) -> Limit {
         mode: Mode::Enforce,
         plans: Vec::new(),
         count_preflight: false,
+        on_failure: None,
     }
 }
 
