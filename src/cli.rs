@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "shell: reads the configuration file and the environment")]
 
 use crate::config::{Config, ConfigError};
+use crate::control::StartError;
 use crate::explain::{self, Question};
 use crate::tools::client::ToolError;
 use crate::tools::{burst, healthcheck, spread};
@@ -145,6 +146,14 @@ fn at_run_time(error: impl Display) -> Failed {
     Failed { code: RUN_FAILED, message: error.to_string() }
 }
 
+/// What the configuration asks for may be impossible; else it is the machine's fault.
+fn not_started(error: StartError) -> Failed {
+    match error {
+        StartError::Tls(_) => wrong_config(error),
+        _ => at_run_time(error),
+    }
+}
+
 fn wrong_config(error: impl Display) -> Failed {
     Failed { code: WRONG_CONFIG, message: error.to_string() }
 }
@@ -161,7 +170,7 @@ fn run(command: Command) -> Result<(), Failed> {
             for warning in config.warnings() {
                 tracing::warn!("{warning}");
             }
-            let running = control::start(config).map_err(at_run_time)?;
+            let running = control::start(config).map_err(not_started)?;
             running.wait().map_err(at_run_time)
         }
         Command::Demo { listen, admin, backends } => {
@@ -194,6 +203,7 @@ fn run(command: Command) -> Result<(), Failed> {
 
 fn check(path: &Path, print: bool) -> Result<(), Failed> {
     let config = load(path)?;
+    control::secure(&config).map_err(wrong_config)?;
     for warning in config.warnings() {
         eprintln!("warning: {warning}");
     }

@@ -10,8 +10,9 @@
 use crate::admin::server::{Admin, serve};
 use crate::config::Config;
 use crate::gateway::Rules;
-use crate::limit::memory;
+use crate::limit::{StoreKind, memory};
 use crate::metrics::{Names, Registry};
+use crate::redis::tls::{BadTls, Secure};
 use crate::resolve::Target;
 use crate::server::Cap;
 use crate::worker::{self, Driver, Plan, Signals, Targets, processors};
@@ -56,6 +57,9 @@ pub enum StartError {
     /// `io = "io_uring"` and there is none.
     #[error("io = \"io_uring\", but it is not to be had: {0}; use io = \"auto\" to fall back to epoll")]
     Ring(io::Error),
+    /// TLS to the store cannot be spoken.
+    #[error(transparent)]
+    Tls(#[from] BadTls),
     /// The limits do not fit together.
     #[error(transparent)]
     Policy(#[from] crate::limit::policy::BadPolicy),
@@ -99,6 +103,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let (listening, listeners) = open_listeners(&config, workers)?;
     let admin_listener = open_admin(&config)?;
     let rules = Arc::new(Rules::of(&config)?);
+    let tls = secure(&config)?;
     let registry = Arc::new(Registry::new(names(&config, &rules), workers));
     let targets = Arc::new(Targets::of(&config));
     resolve_in_background(&targets)?;
@@ -119,6 +124,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
             rules: rules.clone(),
             config: config.clone(),
             targets: targets.clone(),
+            tls: tls.clone(),
             memory: memory.clone(),
             metrics: registry.worker(number),
             cap: cap.clone(),
@@ -144,6 +150,14 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         wake,
         drain: config.server.drain,
     })
+}
+
+/// Reads what TLS to the store needs.
+pub fn secure(config: &Config) -> Result<Option<Secure>, BadTls> {
+    match &config.store.kind {
+        StoreKind::Memory => Ok(None),
+        StoreKind::Redis(settings) => Secure::load(settings),
+    }
 }
 
 /// Opens each address once for every worker; gives the addresses and each worker's listeners.

@@ -14,7 +14,7 @@
 //!    gateway    explain                  what a worker needs; what a request would meet, in words
 //! 3  config     reply                    text -> only valid values; failures and denials -> bytes
 //! 2  limit      upstream (pool S)        buckets, policy, stores; backends and their connections
-//! 1  identity   route   redis (client S)   conn S
+//! 1  identity   route   redis (client S, tls S)   conn S
 //! 0  http   metrics   log S   time S   resolve S
 //!
 //! beside the gateway: backend S (the demo backend), tools S (burst, spread, healthcheck)

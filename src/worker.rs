@@ -17,6 +17,7 @@ use crate::metrics;
 use crate::redis::breaker::Change;
 use crate::redis::client::{Client, Connector};
 use crate::redis::pipeline::Observer;
+use crate::redis::tls::Secure;
 use crate::resolve::Target;
 use crate::server::{self, Cap};
 use crate::time::now;
@@ -171,6 +172,8 @@ pub struct Plan {
     pub config: Arc<Config>,
     /// What names resolve to.
     pub targets: Arc<Targets>,
+    /// TLS to Redis, where it is spoken.
+    pub tls: Option<Secure>,
     /// The store in this process, where that is the store.
     pub memory: Arc<memory::Store>,
     /// Its counters.
@@ -395,7 +398,7 @@ fn limiter(plan: &Plan) -> Limiter {
                 errors: RefCell::new(Budget::new(1)),
             };
             let target = plan.targets.redis.clone();
-            let connector = Connector::new(settings.clone(), target, script::TEXT);
+            let connector = Connector::new(settings.clone(), target, plan.tls.clone(), script::TEXT);
             Limiter::Redis {
                 client: Rc::new(Client::start(connector, Box::new(observer))),
                 denied: RefCell::default(),

@@ -22,6 +22,9 @@ mod pulse;
 /// Redis answers with errors.
 mod refusal;
 
+/// Redis behind TLS.
+mod tls;
+
 use crate::support::client::{Client, Response};
 use crate::support::fields::rate_limit;
 use crate::support::gateway::{Gateway, config};

@@ -130,6 +130,17 @@ fn store(out: &mut Page, store: &StoreSettings) {
     out.line("on_failure", quote(on_failure(store.on_failure)));
     out.line("replicas", store.replicas);
     out.line("key_prefix", quote(&store.key_prefix));
+    if let StoreKind::Redis(Settings { tls: Some(tls), .. }) = &store.kind {
+        out.section("[store.tls]");
+        for (key, file) in [("ca", &tls.ca), ("certificate", &tls.certificate), ("key", &tls.key)] {
+            if let Some(path) = file {
+                out.line(key, quote(path.to_string_lossy()));
+            }
+        }
+        if let Some(name) = &tls.name {
+            out.line("name", quote(name));
+        }
+    }
 }
 
 fn on_failure(mode: OnFailure) -> &'static str {
@@ -147,7 +158,8 @@ fn url(settings: &Settings) -> String {
     match &settings.address {
         Address::Tcp { host, port } => {
             let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-            format!("redis://{userinfo}{host}:{port}/{}", settings.database)
+            let scheme = if settings.tls.is_some() { "rediss" } else { "redis" };
+            format!("{scheme}://{userinfo}{host}:{port}/{}", settings.database)
         }
         Address::Unix(path) => {
             format!("redis+unix://{userinfo}{}?db={}", encode(&path.to_string_lossy()), settings.database)

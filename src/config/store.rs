@@ -3,10 +3,10 @@
 //! A store's URL may hold a password, so no message here shows a part of one. Pure.
 
 use super::error::{ConfigError, Flaw};
-use super::file::{STORE, Section, Value};
+use super::file::{STORE, STORE_TLS, Section, Value};
 use super::text;
 use crate::limit::{OnFailure, StoreKind, StoreSettings};
-use crate::redis::{Address, Settings};
+use crate::redis::{Address, Settings, Tls};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,7 +25,8 @@ const SOCKET_PATH_MAX: usize = 107;
 pub(super) fn store(root: &Section<'_>) -> Result<StoreSettings, ConfigError> {
     let section = root.section("store", &STORE)?;
     let deadline = section.read("deadline", DEADLINE_DEFAULT, |value| value.duration(DEADLINE))?;
-    let kind = section.read("url", StoreKind::Memory, |value| value.parse(|text| kind(text, deadline)))?;
+    let mut kind = section.read("url", StoreKind::Memory, |value| value.parse(|text| kind(text, deadline)))?;
+    secure(&section, &mut kind)?;
     let on_failure = section.read("on_failure", OnFailure::Open, on_failure)?;
     let replicas = section.read("replicas", 1, |value| value.integer(1..=REPLICAS_MAX))?;
     let key_prefix = section.read("key_prefix", "rate_limit".into(), |value| value.parse(key_prefix))?;
@@ -34,6 +35,27 @@ pub(super) fn store(root: &Section<'_>) -> Result<StoreSettings, ConfigError> {
 
 pub(super) fn on_failure(value: &Value<'_>) -> Result<OnFailure, ConfigError> {
     value.choice(&[("open", OnFailure::Open), ("closed", OnFailure::Closed), ("local", OnFailure::Local)])
+}
+
+/// `[store.tls]`, which only a store that is spoken to by TLS may have.
+fn secure(store: &Section<'_>, kind: &mut StoreKind) -> Result<(), ConfigError> {
+    let section = store.section("tls", &STORE_TLS)?;
+    let file = |key| section.read(key, None, |value| value.text().map(|path| Some(PathBuf::from(path))));
+    let name = section.read("name", None, |value| value.text().map(Some))?;
+    let tls = Tls { ca: file("ca")?, certificate: file("certificate")?, key: file("key")?, name };
+    if tls.certificate.is_some() != tls.key.is_some() {
+        let flaw = Flaw::new("a certificate and its key belong together", "set both certificate and key, or neither");
+        return Err(section.error_at(&["certificate", "key"], flaw));
+    }
+    match kind {
+        StoreKind::Redis(Settings { tls: Some(own), .. }) => *own = tls,
+        _ if tls != Tls::default() => {
+            let flaw = Flaw::new("the store is not spoken to by TLS", "write its url as \"rediss://…\"");
+            return Err(section.error_at(&["ca", "certificate", "name"], flaw));
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 fn key_prefix(text: &str) -> Result<String, Flaw> {
@@ -46,16 +68,18 @@ fn key_prefix(text: &str) -> Result<String, Flaw> {
 }
 
 fn kind(url: &str, deadline: Duration) -> Result<StoreKind, Flaw> {
-    let forms = "write \"memory:\", \"redis://[user:pass@]host[:port][/db]\" or \"redis+unix:///path.sock\"";
+    let forms = "write \"memory:\", \"redis://[user:pass@]host[:port][/db]\", the same with \"rediss://\", or \
+                 \"redis+unix:///path.sock\"";
     if url == "memory:" {
         return Ok(StoreKind::Memory);
     }
     let (scheme, rest) = url.split_once("://").ok_or_else(|| Flaw::new("is no URL of a store", forms))?;
     let settings = match scheme {
         "redis" => tcp(rest, deadline),
+        "rediss" => tcp(rest, deadline).map(|settings| Settings { tls: Some(Tls::default()), ..settings }),
         "redis+unix" => unix(rest, deadline),
-        "rediss" | "redis+sentinel" | "redis+cluster" => {
-            Err(Flaw::later(&format!("{scheme}://"), "use redis:// or redis+unix://"))
+        "redis+sentinel" | "redis+cluster" => {
+            Err(Flaw::later(&format!("{scheme}://"), "use redis://, rediss:// or redis+unix://"))
         }
         _ => Err(Flaw::new("its scheme is unknown", forms)),
     };
@@ -86,6 +110,7 @@ fn tcp(rest: &str, deadline: Duration) -> Result<Settings, Flaw> {
         password,
         database: if database.is_empty() { 0 } else { read_database(database)? },
         deadline,
+        tls: None,
     })
 }
 
@@ -104,7 +129,7 @@ fn unix(rest: &str, deadline: Duration) -> Result<Settings, Flaw> {
         return Err(Flaw::new("has no path of a socket", fix));
     }
     let (username, password) = credentials(userinfo)?;
-    Ok(Settings { address: Address::Unix(PathBuf::from(path)), username, password, database, deadline })
+    Ok(Settings { address: Address::Unix(PathBuf::from(path)), username, password, database, deadline, tls: None })
 }
 
 fn split_userinfo(rest: &str) -> (Option<&str>, &str) {

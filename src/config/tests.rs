@@ -248,7 +248,7 @@ fn stores() {
         let error = invalid(&format!("[store]\nurl = {url:?}"));
         assert!(error.starts_with("config.toml:2: store.url: "), "{error}");
     }
-    for scheme in ["rediss", "redis+sentinel", "redis+cluster"] {
+    for scheme in ["redis+sentinel", "redis+cluster"] {
         assert!(invalid(&format!("[store]\nurl = \"{scheme}://h\"")).contains("not supported yet"));
     }
     assert_eq!(valid("[store]\non_failure = \"closed\"").store.on_failure, OnFailure::Closed);

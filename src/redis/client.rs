@@ -8,6 +8,7 @@
 use super::error::Remedy;
 use super::pipeline::{Observer, Pipeline, Purpose};
 use super::resp::{self, Reply};
+use super::tls::Secure;
 use super::{Address, Fault, Settings};
 use crate::resolve::Target;
 use crate::time::{Micros, now};
@@ -46,13 +47,14 @@ pub struct Client {
 pub struct Connector {
     settings: Settings,
     target: Arc<Target>,
+    tls: Option<Secure>,
     script: &'static str,
 }
 
 impl Connector {
     /// `target` resolves the name of a TCP address; `script` is loaded at each connect.
-    pub fn new(settings: Settings, target: Arc<Target>, script: &'static str) -> Connector {
-        Connector { settings, target, script }
+    pub fn new(settings: Settings, target: Arc<Target>, tls: Option<Secure>, script: &'static str) -> Connector {
+        Connector { settings, target, tls, script }
     }
 }
 
@@ -106,16 +108,7 @@ async fn keep_connected(connector: Connector, pipeline: Rc<Pipeline>) {
     let mut turn = 0;
     loop {
         let began = now();
-        let lived = match &connector.settings.address {
-            Address::Tcp { .. } => match connect_tcp(&connector, turn).await {
-                Ok(stream) => live(stream, &connector, &pipeline).await,
-                Err(error) => Err(error),
-            },
-            Address::Unix(path) => match bounded(UnixStream::connect(path)).await {
-                Ok(stream) => live(stream, &connector, &pipeline).await,
-                Err(error) => Err(error),
-            },
-        };
+        let lived = attempt(&connector, &pipeline, turn).await;
         let was_steady = pipeline.is_up() && now().since(began) >= STEADY;
         pipeline.fail_all();
         if let Err(error) = lived {
@@ -127,6 +120,18 @@ async fn keep_connected(connector: Connector, pipeline: Rc<Pipeline>) {
         if failures > 0 {
             let pause = BACKOFF_MIN.saturating_mul(1 << (failures - 1).min(BACKOFF_DOUBLINGS)).min(BACKOFF_MAX);
             monoio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
+        }
+    }
+}
+
+/// Connects, and keeps the connection until it breaks.
+async fn attempt(connector: &Connector, pipeline: &Pipeline, turn: usize) -> io::Result<()> {
+    match (&connector.settings.address, &connector.tls) {
+        (Address::Unix(path), _) => live(bounded(UnixStream::connect(path)).await?, connector, pipeline).await,
+        (Address::Tcp { .. }, None) => live(connect_tcp(connector, turn).await?, connector, pipeline).await,
+        (Address::Tcp { .. }, Some(tls)) => {
+            let stream = connect_tcp(connector, turn).await?;
+            live(bounded(tls.open(stream)).await?, connector, pipeline).await
         }
     }
 }

@@ -2,13 +2,14 @@
 //!
 //! What it promises: replies belong to commands in order, and a command whose asker has gone still takes its own reply.
 //! No command is sent twice; while there is no connection, or the server keeps failing, askers are told so at once.
-//! Every wait is bounded by the deadline. What a reply means is the caller's business. Pure but for its leaf [`client`].
+//! Every wait is bounded by the deadline. What a reply means is the caller's business. Pure but for its leaves [`client`] and [`tls`].
 
 pub mod breaker;
 pub mod client;
 pub mod error;
 pub mod pipeline;
 pub mod resp;
+pub mod tls;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -28,6 +29,19 @@ pub enum Address {
     Unix(PathBuf),
 }
 
+/// How TLS is spoken with Redis. All files hold PEM.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// The authority that vouches for the server; `None` = those that the system trusts.
+    pub ca: Option<PathBuf>,
+    /// Our certificate, where the server asks for one.
+    pub certificate: Option<PathBuf>,
+    /// The private key of that certificate.
+    pub key: Option<PathBuf>,
+    /// The name that the server's certificate must hold; `None` = the host of the address.
+    pub name: Option<String>,
+}
+
 /// How to reach Redis and how long to wait for it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -41,6 +55,8 @@ pub struct Settings {
     pub database: u32,
     /// The longest wait for a reply.
     pub deadline: Duration,
+    /// Spoken over TCP only.
+    pub tls: Option<Tls>,
 }
 
 impl fmt::Debug for Settings {
@@ -51,6 +67,7 @@ impl fmt::Debug for Settings {
             .field("password", &self.password.as_ref().map(|_| "***"))
             .field("database", &self.database)
             .field("deadline", &self.deadline)
+            .field("tls", &self.tls)
             .finish()
     }
 }
