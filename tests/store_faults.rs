@@ -4,6 +4,9 @@
 /// Passwords, users, databases, Unix sockets.
 mod access;
 
+/// Faults one after the other, at random.
+mod chaos;
+
 /// Redis hangs: deadlines, and replies that come too late.
 mod hang;
 

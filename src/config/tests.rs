@@ -37,11 +37,12 @@ fn invalid(text: &str) -> String {
     parse(&format!("{text}\n{API}")).expect_err(text).to_string()
 }
 
-/// The manual with the keys that are not set by default.
+/// The manual with the keys that are not set by default, and the store that all of them may be set for.
 fn whole_manual() -> String {
     let set = |line: &str| line.starts_with('#') && !line.starts_with("# ") && line.len() > 1;
     let lines = MANUAL.lines().map(|line| if set(line) { &line[1..] } else { line });
-    lines.map(|line| format!("{line}\n")).collect()
+    let text: String = lines.map(|line| format!("{line}\n")).collect();
+    text.replace("url = \"memory:\"", "url = \"rediss://redis.internal\"")
 }
 
 /// The dotted path of each key in a table, with the names that users choose as `*`, and the way to it.
