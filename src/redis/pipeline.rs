@@ -133,14 +133,7 @@ impl Pipeline {
 
     /// Waits until the first attempt at a connection is over.
     pub async fn tried(&self) {
-        poll_fn(|context| match self.was_tried.get() {
-            true => Poll::Ready(()),
-            false => {
-                *self.first_try.borrow_mut() = Some(context.waker().clone());
-                Poll::Pending
-            }
-        })
-        .await;
+        until(&self.first_try, || self.was_tried.get()).await;
     }
 
     /// Sends one command, which `write` appends to the batch (it is given its purpose and the script's digest), and
@@ -206,19 +199,20 @@ impl Pipeline {
             return Err("a reply to nothing");
         };
         let is_good = !matches!(reply, Reply::Error(error) if error.is_of_the_store());
-        let (is_probe, is_late) = match self.slots.borrow().get(key) {
-            Some(slot) => (slot.is_probe, slot.outcome.is_some() || slot.deadline <= now),
+        // What was given up has been counted then.
+        let (is_probe, is_counted) = match self.slots.borrow().get(key) {
+            Some(slot) => (slot.is_probe, slot.outcome.is_some()),
             None => (false, true),
         };
         self.settle(key, Ok(reply));
         let change = self.with_breaker(|breaker| match (is_probe, is_good) {
             (true, _) => breaker.probed(now, is_good),
+            (false, _) if is_counted => None,
             (false, false) => breaker.failed(now),
-            (false, true) if !is_late => {
+            (false, true) => {
                 breaker.succeeded();
                 None
             }
-            (false, true) => None,
         });
         self.tell(change);
         Ok(())
@@ -244,9 +238,8 @@ impl Pipeline {
     pub fn expire(&self, now: Micros) -> Option<Micros> {
         let mut next = None;
         let mut change = None;
-        let keys: Vec<usize> = self.queue.borrow().iter().copied().collect();
-        for key in keys {
-            let mut slots = self.slots.borrow_mut();
+        let mut slots = self.slots.borrow_mut();
+        for &key in self.queue.borrow().iter() {
             let Some(slot) = slots.get_mut(key) else { continue };
             let is_open = slot.is_probe || !(slot.is_abandoned || slot.outcome.is_some());
             if !is_open {
@@ -263,20 +256,14 @@ impl Pipeline {
                 false => breaker.failed(now),
             }));
         }
+        drop(slots);
         self.tell(change);
         next
     }
 
     /// Takes what was asked since the last time, once there is something; gives `spare` for what will be.
     pub async fn batch(&self, spare: Vec<u8>) -> Vec<u8> {
-        poll_fn(|context| match self.out.borrow().is_empty() {
-            false => Poll::Ready(()),
-            true => {
-                *self.writer.borrow_mut() = Some(context.waker().clone());
-                Poll::Pending
-            }
-        })
-        .await;
+        until(&self.writer, || !self.out.borrow().is_empty()).await;
         self.out.replace(spare)
     }
 
@@ -287,14 +274,7 @@ impl Pipeline {
 
     /// Waits until a command is asked whose deadline would be missed then.
     pub async fn earlier_deadline(&self) {
-        poll_fn(|context| match self.has_earlier.take() {
-            true => Poll::Ready(()),
-            false => {
-                *self.watch.borrow_mut() = Some(context.waker().clone());
-                Poll::Pending
-            }
-        })
-        .await;
+        until(&self.watch, || self.has_earlier.take()).await;
     }
 
     /// The deadline of the oldest command that is still owed a reply.
@@ -349,6 +329,18 @@ impl Slot {
             waker.wake();
         }
     }
+}
+
+/// Waits, to be woken through `place`, until it is so.
+async fn until(place: &RefCell<Option<Waker>>, is_so: impl Fn() -> bool) {
+    poll_fn(|context| match is_so() {
+        true => Poll::Ready(()),
+        false => {
+            *place.borrow_mut() = Some(context.waker().clone());
+            Poll::Pending
+        }
+    })
+    .await;
 }
 
 fn wake(place: &RefCell<Option<Waker>>) {
