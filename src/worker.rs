@@ -174,7 +174,7 @@ pub struct Plan {
     pub targets: Arc<Targets>,
     /// TLS to Redis, where it is spoken.
     pub tls: Option<Secure>,
-    /// The store in this process, where that is the store.
+    /// The buckets in this process: the store, or what decides where that fails.
     pub memory: Arc<memory::Store>,
     /// Its counters.
     pub metrics: Arc<metrics::Worker>,

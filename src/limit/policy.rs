@@ -386,8 +386,11 @@ impl Rule {
                 out.push(b':');
             }
             match by {
-                // Some backends take `post` for POST.
-                By::Method => push_part(out, &subject.head.method.of(subject.buffer).to_ascii_uppercase()),
+                By::Method => match subject.head.method.of(subject.buffer) {
+                    // Some backends take `post` for POST.
+                    small if small.iter().any(u8::is_ascii_lowercase) => push_part(out, &small.to_ascii_uppercase()),
+                    method => push_part(out, method),
+                },
                 By::Route => push_part(out, subject.route.as_bytes()),
                 _ => push_part(out, subject.endpoint),
             }
