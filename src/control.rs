@@ -13,9 +13,9 @@ use crate::gateway::Rules;
 use crate::limit::{StoreKind, memory};
 use crate::metrics::{Names, Registry};
 use crate::redis::tls::{BadTls, Secure};
-use crate::resolve::Target;
+use crate::resolve::{News, Resolver, Target};
 use crate::server::Cap;
-use crate::worker::{self, Driver, Plan, Signals, Targets, processors};
+use crate::worker::{self, Driver, Plan, Signals, processors};
 use monoio::io::AsyncReadRent;
 use monoio::net::UnixStream;
 use monoio::{LegacyDriver, RuntimeBuilder};
@@ -30,9 +30,6 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 use thiserror::Error;
-
-/// How often names are resolved again.
-const RESOLVE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How often the control thread looks whether the workers have stopped.
 const FINISH_POLL: Duration = Duration::from_millis(10);
@@ -105,8 +102,9 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let rules = Arc::new(Rules::of(&config)?);
     let tls = secure(&config)?;
     let registry = Arc::new(Registry::new(names(&config, &rules), workers));
-    let targets = Arc::new(Targets::of(&config));
-    resolve_in_background(&targets)?;
+    let resolver = Arc::new(Resolver::default());
+    worker::name_servers(&config, &resolver);
+    resolve_in_background(&resolver)?;
     let signals = Arc::new(Signals::default());
     let memory = Arc::new(memory::Store::default());
     let cap = Arc::new(Cap::new(config.server.max_connections));
@@ -123,7 +121,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
             listeners,
             rules: rules.clone(),
             config: config.clone(),
-            targets: targets.clone(),
+            resolver: resolver.clone(),
             tls: tls.clone(),
             memory: memory.clone(),
             metrics: registry.worker(number),
@@ -228,30 +226,19 @@ fn raise_limits(max_connections: usize) {
     }
 }
 
-/// Resolves what must be resolved: once before the workers start, then again and again on a thread of its own, since
-/// the system's resolver blocks.
-fn resolve_in_background(targets: &Arc<Targets>) -> io::Result<()> {
-    let mut has_names = false;
-    for target in targets.all() {
-        has_names |= !target.is_literal();
-        refresh(target);
-    }
-    if has_names {
-        let targets = targets.clone();
-        let body = move || loop {
-            thread::sleep(RESOLVE_INTERVAL);
-            targets.all().for_each(|target| refresh(target));
-        };
-        thread::Builder::new().name("resolver".into()).spawn(body)?;
-    }
+/// Resolves all names once before the workers start, then again and again on a thread of its own, since the system's
+/// resolver blocks.
+fn resolve_in_background(resolver: &Arc<Resolver>) -> io::Result<()> {
+    resolver.refresh(tell);
+    let resolver = resolver.clone();
+    thread::Builder::new().name("resolver".into()).spawn(move || resolver.keep_resolved(tell))?;
     Ok(())
 }
 
-fn refresh(target: &Target) {
-    match target.refresh() {
-        Ok(Some(addresses)) => tracing::info!(name = target.host(), ?addresses, "resolved"),
-        Ok(None) => {}
-        Err(error) => tracing::warn!(name = target.host(), %error, "cannot resolve; keeping what was known"),
+fn tell(target: &Target, news: News) {
+    match news {
+        News::Resolved(addresses) => tracing::info!(name = target.host(), ?addresses, "resolved"),
+        News::Lost(error) => tracing::warn!(name = target.host(), %error, "cannot resolve; keeping what was known"),
     }
 }
 

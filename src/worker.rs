@@ -14,11 +14,12 @@ use crate::gateway::{Gateway, Rules};
 use crate::limit::{Limiter, StoreKind, memory, script};
 use crate::log::{Budget, Take};
 use crate::metrics;
+use crate::redis::Address;
 use crate::redis::breaker::Change;
 use crate::redis::client::{Client, Connector};
 use crate::redis::pipeline::Observer;
 use crate::redis::tls::Secure;
-use crate::resolve::Target;
+use crate::resolve::Resolver;
 use crate::server::{self, Cap};
 use crate::time::now;
 use crate::upstream::pool::Upstream;
@@ -171,7 +172,7 @@ pub struct Plan {
     /// The configuration.
     pub config: Arc<Config>,
     /// What names resolve to.
-    pub targets: Arc<Targets>,
+    pub resolver: Arc<Resolver>,
     /// TLS to Redis, where it is spoken.
     pub tls: Option<Secure>,
     /// The buckets in this process: the store, or what decides where that fails.
@@ -184,35 +185,15 @@ pub struct Plan {
     pub signals: Arc<Signals>,
 }
 
-/// Everything that has a name to resolve.
-#[derive(Debug)]
-pub struct Targets {
-    /// Redis; of no use for the other stores.
-    pub redis: Arc<Target>,
-    /// The servers of each upstream.
-    pub upstreams: Vec<Vec<Arc<Target>>>,
-}
-
-impl Targets {
-    /// The targets of a configuration, not yet resolved.
-    pub fn of(config: &Config) -> Targets {
-        let redis = match &config.store.kind {
-            StoreKind::Redis(settings) => match &settings.address {
-                crate::redis::Address::Tcp { host, port } => Target::new(host, *port),
-                crate::redis::Address::Unix(_) => Target::new("127.0.0.1", 0),
-            },
-            StoreKind::Memory => Target::new("127.0.0.1", 0),
-        };
-        let servers = |upstream: &crate::upstream::Settings| {
-            let targets = upstream.servers.iter().map(|server| Arc::new(Target::new(&server.host, server.port)));
-            targets.collect()
-        };
-        Targets { redis: Arc::new(redis), upstreams: config.upstreams.iter().map(servers).collect() }
+/// Tells the resolver of every server of the configuration.
+pub fn name_servers(config: &Config, resolver: &Resolver) {
+    for server in config.upstreams.iter().flat_map(|upstream| &upstream.servers) {
+        resolver.target(&server.host, server.port);
     }
-
-    /// All of them.
-    pub fn all(&self) -> impl Iterator<Item = &Arc<Target>> {
-        std::iter::once(&self.redis).chain(self.upstreams.iter().flatten())
+    if let StoreKind::Redis(settings) = &config.store.kind
+        && let Address::Tcp { host, port } = &settings.address
+    {
+        resolver.target(host, *port);
     }
 }
 
@@ -380,11 +361,11 @@ async fn scan(
 }
 
 fn upstreams(plan: &Plan) -> Vec<Upstream> {
-    let settings = plan.config.upstreams.iter().cloned();
-    settings
-        .zip(&plan.targets.upstreams)
-        .map(|(settings, targets)| Upstream::new(settings, targets, plan.number))
-        .collect()
+    let upstream = |settings: &crate::upstream::Settings| {
+        let targets = settings.servers.iter().map(|server| plan.resolver.target(&server.host, server.port));
+        Upstream::new(settings.clone(), targets.collect(), plan.number)
+    };
+    plan.config.upstreams.iter().map(upstream).collect()
 }
 
 fn limiter(plan: &Plan) -> Limiter {
@@ -397,8 +378,7 @@ fn limiter(plan: &Plan) -> Limiter {
                 is_up: Cell::new(true),
                 errors: RefCell::new(Budget::new(1)),
             };
-            let target = plan.targets.redis.clone();
-            let connector = Connector::new(settings.clone(), target, plan.tls.clone(), script::TEXT);
+            let connector = Connector::new(settings.clone(), plan.resolver.clone(), plan.tls.clone(), script::TEXT);
             Limiter::Redis {
                 client: Rc::new(Client::start(connector, Box::new(observer))),
                 denied: RefCell::default(),

@@ -10,7 +10,7 @@ use super::pipeline::{Observer, Pipeline, Purpose};
 use super::resp::{self, Reply};
 use super::tls::Secure;
 use super::{Address, Fault, Settings};
-use crate::resolve::Target;
+use crate::resolve::Resolver;
 use crate::time::{Micros, now};
 use monoio::buf::IoBufMut;
 use monoio::io::{AsyncReadRent, AsyncWriteRent, AsyncWriteRentExt, Split, Splitable};
@@ -46,15 +46,15 @@ pub struct Client {
 /// What one attempt at a connection needs.
 pub struct Connector {
     settings: Settings,
-    target: Arc<Target>,
+    resolver: Arc<Resolver>,
     tls: Option<Secure>,
     script: &'static str,
 }
 
 impl Connector {
-    /// `target` resolves the name of a TCP address; `script` is loaded at each connect.
-    pub fn new(settings: Settings, target: Arc<Target>, tls: Option<Secure>, script: &'static str) -> Connector {
-        Connector { settings, target, tls, script }
+    /// `resolver` knows the addresses of names; `script` is loaded at each connect.
+    pub fn new(settings: Settings, resolver: Arc<Resolver>, tls: Option<Secure>, script: &'static str) -> Connector {
+        Connector { settings, resolver, tls, script }
     }
 }
 
@@ -128,19 +128,26 @@ async fn keep_connected(connector: Connector, pipeline: Rc<Pipeline>) {
 async fn attempt(connector: &Connector, pipeline: &Pipeline, turn: usize) -> io::Result<()> {
     match (&connector.settings.address, &connector.tls) {
         (Address::Unix(path), _) => live(bounded(UnixStream::connect(path)).await?, connector, pipeline).await,
-        (Address::Tcp { .. }, None) => live(connect_tcp(connector, turn).await?, connector, pipeline).await,
-        (Address::Tcp { .. }, Some(tls)) => {
-            let stream = connect_tcp(connector, turn).await?;
+        (Address::Tcp { host, port }, None) => {
+            live(connect_tcp(connector, host, *port, turn).await?, connector, pipeline).await
+        }
+        (Address::Tcp { host, port }, Some(tls)) => {
+            let stream = connect_tcp(connector, host, *port, turn).await?;
             live(bounded(tls.open(stream)).await?, connector, pipeline).await
         }
     }
 }
 
-async fn connect_tcp(connector: &Connector, turn: usize) -> io::Result<TcpStream> {
-    let Some(address) = connector.target.address(turn) else {
-        return Err(io::Error::other(format!("{} does not resolve", connector.target.host())));
+async fn connect_tcp(connector: &Connector, host: &str, port: u16, turn: usize) -> io::Result<TcpStream> {
+    let target = connector.resolver.target(host, port);
+    let Some(address) = target.address(turn) else {
+        return Err(io::Error::other(format!("{host} does not resolve")));
     };
-    let stream = bounded(TcpStream::connect_addr(address)).await?;
+    let connected = bounded(TcpStream::connect_addr(address)).await;
+    if connected.is_err() {
+        connector.resolver.ask(&target);
+    }
+    let stream = connected?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }

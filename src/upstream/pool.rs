@@ -59,14 +59,13 @@ pub enum ConnectFault {
 
 impl Upstream {
     /// An upstream without connections. `first` is where the round starts.
-    pub fn new(settings: Settings, targets: &[Arc<Target>], first: usize) -> Upstream {
-        let backend =
-            |target: &Arc<Target>| Backend { target: target.clone(), idle: RefCell::default(), connects: Cell::new(0) };
+    pub fn new(settings: Settings, targets: Vec<Arc<Target>>, first: usize) -> Upstream {
+        let backend = |target| Backend { target, idle: RefCell::default(), connects: Cell::new(0) };
         let authority = settings.servers.first().map(ToString::to_string).unwrap_or_default();
         Upstream {
             settings,
             authority,
-            backends: targets.iter().map(backend).collect(),
+            backends: targets.into_iter().map(backend).collect(),
             turns: RoundRobin::starting_at(first),
         }
     }
