@@ -14,7 +14,7 @@
 //!    gateway    explain                  what a worker needs; what a request would meet, in words
 //! 3  config     reply                    text -> only valid values; failures and denials -> bytes
 //! 2  limit      upstream (pool S)        buckets, policy, stores; backends and their connections
-//! 1  identity   route   redis (client S, tls S)   conn S
+//! 1  identity   route   redis (client S, connection S, dial S, tls S)   conn S
 //! 0  http   metrics   log S   time S   resolve S
 //!
 //! beside the gateway: backend S (the demo backend), tools S (burst, spread, healthcheck)
@@ -37,7 +37,7 @@
 //! ```text
 //! control (main)   signals, admin port, starting and stopping     a fault here stops no worker
 //! resolver         names to addresses, where there are names      getaddrinfo blocks
-//! worker 0..n      pinned; own io_uring (or epoll), own SO_REUSEPORT listener, own pools, own Redis connection
+//! worker 0..n      pinned; own io_uring (or epoll), own SO_REUSEPORT listener, own pools, own Redis connections
 //!                  shared between workers: read-only rules, the in-process store (sharded), the connection cap
 //! ```
 

@@ -85,14 +85,14 @@ impl Worker {
         self.totals.store_errors[error as usize].add(1);
     }
 
-    /// Says whether this worker has a connection to the store.
-    pub fn store_connected(&self, connected: bool) {
-        self.totals.store_connected.set(u64::from(connected));
+    /// Says how many connections to the store this worker has.
+    pub fn store_connections(&self, connections: u64) {
+        self.totals.store_connections.set(connections);
     }
 
-    /// Says whether this worker's breaker is open, so that nobody waits for the store.
-    pub fn store_broken(&self, broken: bool) {
-        self.totals.store_broken.set(u64::from(broken));
+    /// Says how many of this worker's breakers are open, so that nobody waits for the servers behind them.
+    pub fn store_breakers_open(&self, open: u64) {
+        self.totals.store_breakers_open.set(open);
     }
 
     /// Counts one request that was denied without asking the store.
@@ -192,8 +192,8 @@ impl Registry {
             decisions: self.merge_rows(&self.names.limits, |worker| &worker.limits),
             decision_duration: Histogram::merge(totals().map(|t| &t.decision_duration)),
             store_errors: merge(totals().map(|t| &t.store_errors)),
-            store_connections: totals().map(|t| t.store_connected.read()).fold(0, u64::wrapping_add),
-            store_breakers_open: totals().map(|t| t.store_broken.read()).fold(0, u64::wrapping_add),
+            store_connections: totals().map(|t| t.store_connections.read()).fold(0, u64::wrapping_add),
+            store_breakers_open: totals().map(|t| t.store_breakers_open.read()).fold(0, u64::wrapping_add),
             denied_from_cache: totals().map(|t| t.denied_from_cache.read()).fold(0, u64::wrapping_add),
             upstreams: self.upstreams(),
             upstream_duration: Histogram::merge(totals().map(|t| &t.upstream_duration)),
@@ -245,9 +245,9 @@ pub struct Snapshot {
     pub decision_duration: Distribution,
     /// Decisions that the store did not give, by [`StoreError::ALL`].
     pub store_errors: [u64; StoreError::ALL.len()],
-    /// Workers that have a connection to the store.
+    /// Connections to the store: one for each worker, in a cluster one to each primary.
     pub store_connections: u64,
-    /// Workers that do not wait for the store.
+    /// Breakers that are open, one for each connection.
     pub store_breakers_open: u64,
     /// Requests denied without asking the store.
     pub denied_from_cache: u64,
@@ -326,8 +326,8 @@ struct Totals {
     decision_duration: Histogram,
     upstream_duration: Histogram,
     store_errors: [Count; StoreError::ALL.len()],
-    store_connected: Count,
-    store_broken: Count,
+    store_connections: Count,
+    store_breakers_open: Count,
     denied_from_cache: Count,
     opened: Count,
     closed: Count,

@@ -16,7 +16,8 @@ use crate::log::{Budget, Take};
 use crate::metrics;
 use crate::redis::Address;
 use crate::redis::breaker::Change;
-use crate::redis::client::{Client, Connector};
+use crate::redis::client::{Client, Watcher};
+use crate::redis::dial::Dialer;
 use crate::redis::pipeline::Observer;
 use crate::redis::tls::Secure;
 use crate::resolve::Resolver;
@@ -190,10 +191,12 @@ pub fn name_servers(config: &Config, resolver: &Resolver) {
     for server in config.upstreams.iter().flat_map(|upstream| &upstream.servers) {
         resolver.target(&server.host, server.port);
     }
-    if let StoreKind::Redis(settings) = &config.store.kind
-        && let Address::Tcp { host, port } = &settings.address
-    {
-        resolver.target(host, *port);
+    if let StoreKind::Redis(settings) = &config.store.kind {
+        for address in settings.place.named() {
+            if let Address::Tcp { host, port } = address {
+                resolver.target(host, *port);
+            }
+        }
     }
 }
 
@@ -372,15 +375,15 @@ fn limiter(plan: &Plan) -> Limiter {
     match &plan.config.store.kind {
         StoreKind::Memory => Limiter::Memory(plan.memory.clone()),
         StoreKind::Redis(settings) => {
-            let observer = StoreLog {
+            let dialer = Dialer::new((**settings).clone(), plan.resolver.clone(), plan.tls.clone());
+            let watcher = StoreWatcher(Rc::new(StoreState {
                 worker: plan.number,
                 metrics: plan.metrics.clone(),
-                is_up: Cell::new(true),
-                errors: RefCell::new(Budget::new(1)),
-            };
-            let connector = Connector::new(settings.clone(), plan.resolver.clone(), plan.tls.clone(), script::TEXT);
+                connections: Cell::new(0),
+                broken: Cell::new(0),
+            }));
             Limiter::Redis {
-                client: Rc::new(Client::start(connector, Box::new(observer))),
+                client: Rc::new(Client::start(dialer, script::TEXT, Box::new(watcher))),
                 denied: RefCell::default(),
                 local: plan.memory.clone(),
             }
@@ -388,41 +391,104 @@ fn limiter(plan: &Plan) -> Limiter {
     }
 }
 
-/// Tells of the store's connection and breaker once per change.
-struct StoreLog {
+/// What a worker's connections to the store have in common.
+struct StoreState {
     worker: usize,
     metrics: Arc<metrics::Worker>,
+    connections: Cell<u64>,
+    broken: Cell<u64>,
+}
+
+struct StoreWatcher(Rc<StoreState>);
+
+impl Watcher for StoreWatcher {
+    fn server(&self, address: Option<&Address>) -> Box<dyn Observer> {
+        Box::new(StoreLog {
+            state: self.0.clone(),
+            server: address.map_or_else(|| "the sentinels' primary".into(), ToString::to_string),
+            is_up: Cell::new(true),
+            is_connected: Cell::new(false),
+            is_broken: Cell::new(false),
+            errors: RefCell::new(Budget::new(1)),
+        })
+    }
+
+    fn cluster(&self, trouble: Option<&str>) {
+        match trouble {
+            Some(reason) => tracing::error!(worker = self.0.worker, reason, "no server tells the map of the cluster"),
+            None => tracing::info!(worker = self.0.worker, "the map of the cluster is known"),
+        }
+    }
+}
+
+/// Tells of one server's connection and breaker, once per change.
+struct StoreLog {
+    state: Rc<StoreState>,
+    server: String,
+    /// As far as the log knows: the first loss is worth a line, also where there never was a connection.
     is_up: Cell<bool>,
+    is_connected: Cell<bool>,
+    is_broken: Cell<bool>,
     errors: RefCell<Budget>,
+}
+
+impl StoreLog {
+    fn set_connected(&self, is_connected: bool) {
+        count(&self.state.connections, self.is_connected.replace(is_connected), is_connected);
+        self.state.metrics.store_connections(self.state.connections.get());
+    }
+
+    fn set_broken(&self, is_broken: bool) {
+        count(&self.state.broken, self.is_broken.replace(is_broken), is_broken);
+        self.state.metrics.store_breakers_open(self.state.broken.get());
+    }
+}
+
+/// Counts what is so, where it was or was not before.
+fn count(those: &Cell<u64>, was: bool, is: bool) {
+    those.set(those.get() + u64::from(is) - u64::from(was));
 }
 
 impl Observer for StoreLog {
     fn connected(&self) {
         self.is_up.set(true);
-        self.metrics.store_connected(true);
-        tracing::info!(worker = self.worker, "store connected");
+        self.set_connected(true);
+        tracing::info!(worker = self.state.worker, server = self.server, "store connected");
     }
 
     fn disconnected(&self, reason: &str) {
-        self.metrics.store_connected(false);
+        self.set_connected(false);
         if self.is_up.replace(false) {
-            tracing::error!(worker = self.worker, reason, "store lost; trying to reconnect");
+            tracing::error!(
+                worker = self.state.worker,
+                server = self.server,
+                reason,
+                "store lost; trying to reconnect"
+            );
         }
     }
 
+    fn retired(&self) {
+        self.set_connected(false);
+        self.set_broken(false);
+        tracing::info!(worker = self.state.worker, server = self.server, "the server has left the store's cluster");
+    }
+
     fn breaker(&self, change: Change) {
-        self.metrics.store_broken(change == Change::Opened);
+        self.set_broken(change == Change::Opened);
+        let (worker, server) = (self.state.worker, &self.server);
         match change {
             Change::Opened => {
-                tracing::error!(worker = self.worker, "the store keeps failing; decisions do not wait for it")
+                tracing::error!(worker, server, "the store keeps failing; decisions do not wait for it")
             }
-            Change::Closed => tracing::info!(worker = self.worker, "the store answers again"),
+            Change::Closed => tracing::info!(worker, server, "the store answers again"),
         }
     }
 
     fn server_error(&self, text: &str) {
         if let Take::Write { suppressed } = self.errors.borrow_mut().take(now()) {
-            tracing::error!(worker = self.worker, error = text, suppressed, "the store answered with an error");
+            let (worker, server) = (self.state.worker, &self.server);
+            tracing::error!(worker, server, error = text, suppressed, "the store answered with an error");
         }
     }
 }

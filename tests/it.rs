@@ -58,6 +58,9 @@ mod skew;
 /// A store that fails in every way we know.
 mod store_faults;
 
+/// Redis behind sentinels, in a cluster, by either version of its protocol.
+mod topologies;
+
 /// Starting, stopping, and what ends connections in between.
 mod lifecycle;
 

@@ -21,7 +21,7 @@ const LAYERS: [&[&str]; 8] = [
 const BESIDE: [&str; 2] = ["backend", "tools"];
 
 /// The files that may touch sockets, files, threads, the clock or the environment.
-const SHELLS: [&str; 20] = [
+const SHELLS: [&str; 22] = [
     "admin/server.rs",
     "backend.rs",
     "cli.rs",
@@ -31,6 +31,8 @@ const SHELLS: [&str; 20] = [
     "log.rs",
     "proxy.rs",
     "redis/client.rs",
+    "redis/connection.rs",
+    "redis/dial.rs",
     "redis/tls.rs",
     "resolve.rs",
     "server.rs",

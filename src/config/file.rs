@@ -38,8 +38,9 @@ keys! {
     ADMIN = "admin": "listen";
     IDENTITY = "identity": "sources" "api_key_header" "unknown_api_keys" "ipv6_prefix";
     CONSUMER = "consumers": "name" "api_key" "api_key_sha256" "plan";
-    STORE = "store": "url" "deadline" "on_failure" "replicas" "key_prefix" "tls";
+    STORE = "store": "url" "deadline" "on_failure" "replicas" "key_prefix" "protocol" "tls" "sentinel";
     STORE_TLS = "store.tls": "ca" "certificate" "key" "name";
+    STORE_SENTINEL = "store.sentinel": "username" "password";
     UPSTREAM = "upstreams.*": "servers" "balance" "retries" "timeouts" "health";
     UPSTREAM_TIMEOUTS = "upstreams.*.timeouts": "connect" "response" "idle";
     UPSTREAM_HEALTH = "upstreams.*.health": "path" "interval" "unhealthy_after" "healthy_after";

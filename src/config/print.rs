@@ -8,7 +8,7 @@ use super::{Config, Io, Server};
 use crate::identity::{self, Source, UnknownApiKeys};
 use crate::limit::policy::{By, Limit, Mode, Quota};
 use crate::limit::{OnFailure, StoreKind, StoreSettings};
-use crate::redis::{Address, Settings};
+use crate::redis::{Address, Credentials, Place, Settings, Version};
 use crate::route::{HostPattern, Match};
 use crate::upstream;
 use std::fmt::Display;
@@ -130,7 +130,21 @@ fn store(out: &mut Page, store: &StoreSettings) {
     out.line("on_failure", quote(on_failure(store.on_failure)));
     out.line("replicas", store.replicas);
     out.line("key_prefix", quote(&store.key_prefix));
-    if let StoreKind::Redis(Settings { tls: Some(tls), .. }) = &store.kind {
+    if let StoreKind::Redis(settings) = &store.kind {
+        redis(out, settings);
+    }
+}
+
+fn redis(out: &mut Page, settings: &Settings) {
+    out.line("protocol", quote(if settings.version == Version::Three { "resp3" } else { "resp2" }));
+    if let Place::Sentinel { credentials: Some(own), .. } = &settings.place {
+        out.section("[store.sentinel]");
+        if let Some(username) = &own.username {
+            out.line("username", quote(username));
+        }
+        out.line("password", quote("***"));
+    }
+    if let Some(tls) = &settings.tls {
         out.section("[store.tls]");
         for (key, file) in [("ca", &tls.ca), ("certificate", &tls.certificate), ("key", &tls.key)] {
             if let Some(path) = file {
@@ -153,18 +167,24 @@ fn on_failure(mode: OnFailure) -> &'static str {
 
 /// The store's URL with its password masked.
 fn url(settings: &Settings) -> String {
-    let user = settings.username.as_deref().map(encode).unwrap_or_default();
-    let userinfo = settings.password.as_ref().map(|_| format!("{user}:***@")).unwrap_or_default();
-    match &settings.address {
-        Address::Tcp { host, port } => {
-            let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-            let scheme = if settings.tls.is_some() { "rediss" } else { "redis" };
-            format!("{scheme}://{userinfo}{host}:{port}/{}", settings.database)
+    let tls = if settings.tls.is_some() { "s" } else { "" };
+    let userinfo = settings.credentials.as_ref().map(userinfo).unwrap_or_default();
+    let list = |servers: &[Address]| servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let database = settings.database;
+    match &settings.place {
+        Place::Server(Address::Unix(path)) => {
+            format!("redis+unix://{userinfo}{}?db={database}", encode(&path.to_string_lossy()))
         }
-        Address::Unix(path) => {
-            format!("redis+unix://{userinfo}{}?db={}", encode(&path.to_string_lossy()), settings.database)
+        Place::Server(server) => format!("redis{tls}://{userinfo}{server}/{database}"),
+        Place::Sentinel { sentinels, primary, .. } => {
+            format!("redis{tls}+sentinel://{userinfo}{}/{}/{database}", list(sentinels), encode(primary))
         }
+        Place::Cluster(seeds) => format!("redis{tls}+cluster://{userinfo}{}", list(seeds)),
     }
+}
+
+fn userinfo(credentials: &Credentials) -> String {
+    format!("{}:***@", credentials.username.as_deref().map(encode).unwrap_or_default())
 }
 
 /// Percent-encodes what has a meaning of its own in a URL (RFC 3986 section 2.2).

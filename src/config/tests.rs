@@ -6,7 +6,7 @@ use super::*;
 use crate::identity::UnknownApiKeys;
 use crate::limit::policy::By;
 use crate::limit::{OnFailure, StoreKind};
-use crate::redis::Address;
+use crate::redis::{Address, Credentials, Place, Version};
 use crate::route::HostPattern;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -19,7 +19,7 @@ fn env(name: &str) -> Option<String> {
         "ALICE_KEY" => "alices-key",
         "EMPTY" => "",
         "NUMBER" => "7",
-        "PASS" => "s3cret",
+        "PASS" | "SENTINEL_PASSWORD" => "s3cret",
         _ => return None,
     };
     Some(value.to_owned())
@@ -42,7 +42,7 @@ fn whole_manual() -> String {
     let set = |line: &str| line.starts_with('#') && !line.starts_with("# ") && line.len() > 1;
     let lines = MANUAL.lines().map(|line| if set(line) { &line[1..] } else { line });
     let text: String = lines.map(|line| format!("{line}\n")).collect();
-    text.replace("url = \"memory:\"", "url = \"rediss://redis.internal\"")
+    text.replace("url = \"memory:\"", "url = \"rediss+sentinel://redis.internal/primary\"")
 }
 
 /// The dotted path of each key in a table, with the names that users choose as `*`, and the way to it.
@@ -220,16 +220,26 @@ fn stores() {
         StoreKind::Memory => panic!("{url}"),
     };
     let tcp = |host: &str, port| Address::Tcp { host: host.into(), port };
-    assert_eq!(redis("redis://redis").address, tcp("redis", 6379));
-    assert_eq!(redis("redis://[::1]:1/").address, tcp("::1", 1));
+    let who = |username: Option<&str>, password: &str| {
+        Some(Credentials { username: username.map(Into::into), password: password.into() })
+    };
+    assert_eq!(redis("redis://redis").place, Place::Server(tcp("redis", 6379)));
+    assert_eq!(redis("redis://[::1]:1/").place, Place::Server(tcp("::1", 1)));
     let settings = redis("redis://al%40ice:p%2Fa@10.0.0.1:7000/3");
-    assert_eq!((settings.address, settings.database), (tcp("10.0.0.1", 7000), 3));
-    assert_eq!((settings.username.as_deref(), settings.password.as_deref()), (Some("al@ice"), Some("p/a")));
-    let settings = redis("redis://:${PASS}@h");
-    assert_eq!((settings.username, settings.password.as_deref()), (None, Some("s3cret")));
+    assert_eq!((settings.place, settings.database), (Place::Server(tcp("10.0.0.1", 7000)), 3));
+    assert_eq!(settings.credentials, who(Some("al@ice"), "p/a"));
+    assert_eq!(redis("redis://:${PASS}@h").credentials, who(None, "s3cret"));
     let settings = redis("redis+unix:///run/redis.sock?db=2");
-    assert_eq!((settings.address, settings.database), (Address::Unix("/run/redis.sock".into()), 2));
-    assert_eq!(redis("redis+unix://u:p@/r.sock").username.as_deref(), Some("u"));
+    let socket = Place::Server(Address::Unix("/run/redis.sock".into()));
+    assert_eq!((settings.place, settings.database), (socket, 2));
+    assert_eq!(redis("redis+unix://u:p@/r.sock").credentials, who(Some("u"), "p"));
+    let settings = redis("redis+sentinel://u:p@s1,s2:1,[::1]/my%2Fprimary/3");
+    let sentinels = vec![tcp("s1", 26379), tcp("s2", 1), tcp("::1", 26379)];
+    let place = Place::Sentinel { sentinels, primary: "my/primary".into(), credentials: None };
+    assert_eq!((settings.place, settings.credentials, settings.database), (place, who(Some("u"), "p"), 3));
+    let settings = redis("rediss+cluster://:p@a,b:7000");
+    assert_eq!(settings.place, Place::Cluster(vec![tcp("a", 6379), tcp("b", 7000)]));
+    assert!(settings.tls.is_some() && settings.credentials == who(None, "p"));
     for url in [
         "redis",
         "memory",
@@ -245,14 +255,35 @@ fn stores() {
         "redis://u:%zz@h",
         "redis+unix://path",
         "redis+unix:///p?x=1",
+        "redis://a,b",
+        "redis+sentinel://h",
+        "redis+sentinel://h/",
+        "redis+sentinel:///primary",
+        "redis+sentinel://h,,i/primary",
+        "redis+sentinel://h/primary/x",
+        "redis+cluster://",
+        "redis+cluster://h/1",
+        "redis+cluster://h?x",
+        "rediss+unix:///p",
     ] {
         let error = invalid(&format!("[store]\nurl = {url:?}"));
         assert!(error.starts_with("config.toml:2: store.url: "), "{error}");
     }
-    for scheme in ["redis+sentinel", "redis+cluster"] {
-        assert!(invalid(&format!("[store]\nurl = \"{scheme}://h\"")).contains("not supported yet"));
-    }
     assert_eq!(valid("[store]\non_failure = \"closed\"").store.on_failure, OnFailure::Closed);
+}
+
+#[test]
+fn sentinels_may_ask_for_credentials_of_their_own() {
+    let text = "[store]\nurl = \"redis+sentinel://h/primary\"\nprotocol = \"resp3\"\n\
+                sentinel = { username = \"u\", password = \"${PASS}\" }";
+    let config = valid(text);
+    let StoreKind::Redis(settings) = &config.store.kind else { panic!("no Redis") };
+    let Place::Sentinel { credentials, .. } = &settings.place else { panic!("no sentinels") };
+    assert_eq!(credentials.as_ref().map(|own| own.password.as_str()), Some("s3cret"));
+    assert_eq!(settings.version, Version::Three);
+    assert!(invalid("[store.sentinel]\npassword = \"p\"").contains("not found by sentinels"));
+    let alone = invalid("[store]\nurl = \"redis+sentinel://h/primary\"\nsentinel.username = \"u\"");
+    assert!(alone.contains("a user without a password"), "{alone}");
 }
 
 #[test]

@@ -42,7 +42,7 @@ pub enum StoreKind {
     /// In this process, shared by its workers.
     Memory,
     /// In Redis, shared by all replicas.
-    Redis(redis::Settings),
+    Redis(Box<redis::Settings>),
 }
 
 /// The store and what happens when it fails.

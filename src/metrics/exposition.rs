@@ -101,11 +101,16 @@ fn decisions(out: &mut DescriptorEncoder, counts: &Snapshot) -> fmt::Result {
         "Requests denied without asking the store, which would have denied them too.",
         counts.denied_from_cache,
     )?;
-    gauge(out, "rateguard_store_connections", "Workers with a connection to the store.", counts.store_connections)?;
+    gauge(
+        out,
+        "rateguard_store_connections",
+        "Connections to the store: one for each worker, in a cluster one to each primary.",
+        counts.store_connections,
+    )?;
     gauge(
         out,
         "rateguard_store_breakers_open",
-        "Workers that do not wait for the store because it keeps failing.",
+        "Connections whose server is not waited for because it keeps failing.",
         counts.store_breakers_open,
     )
 }

@@ -1,76 +1,97 @@
-//! One connection for each worker: commands of one loop turn in one write, no wait past its deadline.
+//! A worker's client: which server is asked for a key, and how a cluster's map is kept.
 //!
-//! Shell. A task of its own keeps the connection: connect, AUTH, SELECT, SCRIPT LOAD, then three parts side by side
-//! (write what is asked, read what is answered, end what is late) until one of them fails; then everything that waits is
-//! told so, and the next attempt follows after a growing pause with jitter.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell: owns the connection to Redis")]
+//! Shell. With one server, or the primary that sentinels name, there is one connection; in a cluster one to each primary. Its
+//! map of slots is asked for at the start, again where a server says that it has moved or is gone, and now and then.
+#![allow(clippy::disallowed_methods, reason = "shell: starts the tasks that keep connections and map")]
 
-use super::error::Remedy;
-use super::pipeline::{Observer, Pipeline, Purpose};
-use super::resp::{self, Reply};
-use super::tls::Secure;
-use super::{Address, Fault, Settings};
-use crate::resolve::Resolver;
+use super::cluster::{Redirect, SERVERS_MAX, SLOTS, primaries, slot_of};
+use super::connection::{Opener, Server, keep_connected};
+use super::dial::{Dialer, OPEN_TIMEOUT};
+use super::pipeline::{Answer, Observer, Pipeline, Purpose, Signal};
+use super::resp::Reply;
+use super::{Address, Fault, Place};
 use crate::time::{Micros, now};
-use monoio::buf::IoBufMut;
-use monoio::io::{AsyncReadRent, AsyncWriteRent, AsyncWriteRentExt, Split, Splitable};
-use monoio::net::{TcpStream, UnixStream};
+use std::cell::{Cell, RefCell};
 use std::io;
+use std::ops::RangeInclusive;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
-/// A server that owes a reply for this long past its deadline has lost the connection, whatever TCP says.
-const STALL_MAX: Duration = Duration::from_secs(1);
+/// How old a map may become while nothing is wrong with it.
+const MAP_AGE_MAX: Duration = Duration::from_secs(30);
 
-/// For connect and for the commands that open a connection, each.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
+/// The pause between two questions for the map, with jitter.
+const MAP_PAUSE: Duration = Duration::from_millis(250);
 
-/// Pause after the first failed attempt; doubled after each further one, up to the longest. All with jitter.
-const BACKOFF_MIN: Duration = Duration::from_millis(20);
-const BACKOFF_MAX: Duration = Duration::from_millis(500);
-const BACKOFF_DOUBLINGS: u32 = 5;
+/// In the map of slots: nobody has it.
+const NOBODY: u16 = u16::MAX;
 
-/// A connection that lasted this long was a good one: it is replaced at once.
-const STEADY: Duration = Duration::from_secs(1);
-
-/// Bytes read at once; a reply to a decision is about 20.
-const INPUT: usize = 16 * 1024;
+/// Who is told of what becomes of the servers, for metrics and logs.
+pub trait Watcher {
+    /// A server is about to be connected to.
+    fn server(&self, address: Option<&Address>) -> Box<dyn Observer>;
+    /// The cluster's map cannot be had any more, for this reason; or `None`, it can again.
+    fn cluster(&self, trouble: Option<&str>);
+}
 
 /// A worker's client.
 pub struct Client {
-    pipeline: Rc<Pipeline>,
     deadline: Duration,
+    servers: Servers,
 }
 
-/// What one attempt at a connection needs.
-pub struct Connector {
-    settings: Settings,
-    resolver: Arc<Resolver>,
-    tls: Option<Secure>,
-    script: &'static str,
+enum Servers {
+    One(Rc<Server>),
+    Cluster(Rc<Cluster>),
 }
 
-impl Connector {
-    /// `resolver` knows the addresses of names; `script` is loaded at each connect.
-    pub fn new(settings: Settings, resolver: Arc<Resolver>, tls: Option<Secure>, script: &'static str) -> Connector {
-        Connector { settings, resolver, tls, script }
-    }
+/// Who is asked.
+#[derive(Clone)]
+pub struct To {
+    server: Rc<Server>,
+    asking: bool,
 }
 
 impl Client {
-    /// A client whose connection is kept by a task of its own, on this thread.
-    pub fn start(connector: Connector, observer: Box<dyn Observer>) -> Client {
-        let deadline = connector.settings.deadline;
-        let pipeline = Rc::new(Pipeline::new(deadline, observer));
-        monoio::spawn(keep_connected(connector, pipeline.clone()));
-        Client { pipeline, deadline }
+    /// A client whose connections are kept by tasks of their own, on this thread. `script` is loaded on each.
+    pub fn start(dialer: Dialer, script: &'static str, watcher: Box<dyn Watcher>) -> Client {
+        let deadline = dialer.settings.deadline;
+        let place = dialer.settings.place.clone();
+        let opener = Rc::new(Opener { dialer, script });
+        let one = |address: Option<Address>| {
+            let pipeline = Pipeline::new(deadline, watcher.server(address.as_ref()));
+            let server = Rc::new(Server::new(address, pipeline));
+            monoio::spawn(keep_connected(server.clone(), opener.clone()));
+            Servers::One(server)
+        };
+        let servers = match place {
+            Place::Server(address) => one(Some(address)),
+            Place::Sentinel { .. } => one(None),
+            Place::Cluster(seeds) => {
+                let cluster = Rc::new(Cluster::new(opener, seeds, watcher));
+                monoio::spawn(keep_mapped(cluster.clone()));
+                Servers::Cluster(cluster)
+            }
+        };
+        Client { deadline, servers }
     }
 
-    /// Waits for the first attempt at a connection to end, well or not, and no longer than one may take.
+    /// Waits for the first attempts at connections to end, well or not, and no longer than one may take.
     pub async fn tried(&self) {
+        let attempts = async {
+            match &self.servers {
+                Servers::One(server) => server.pipeline.tried().await,
+                Servers::Cluster(cluster) => {
+                    cluster.first_map.happened().await;
+                    let servers = cluster.servers.borrow().clone();
+                    for server in servers {
+                        server.pipeline.tried().await;
+                    }
+                }
+            }
+        };
         // Either way the gateway goes on: what is asked without a connection has its answer.
-        let _ = monoio::time::timeout(OPEN_TIMEOUT, self.pipeline.tried()).await;
+        let _ = monoio::time::timeout(OPEN_TIMEOUT, attempts).await;
     }
 
     /// When a question asked now must have its answer.
@@ -78,223 +99,203 @@ impl Client {
         now.after(self.deadline)
     }
 
-    /// As [`Client::call`], for a command that follows another: it is not sent where the deadline has passed meanwhile.
-    pub async fn call_next(
+    /// Whether two keys may belong to two servers.
+    pub fn is_cluster(&self) -> bool {
+        matches!(self.servers, Servers::Cluster(_))
+    }
+
+    /// Who has this key.
+    pub fn server_of(&self, key: &[u8]) -> Result<To, Fault> {
+        let server = match &self.servers {
+            Servers::One(server) => server.clone(),
+            Servers::Cluster(cluster) => cluster.server_of(slot_of(key)).ok_or(Fault::Disconnected)?,
+        };
+        Ok(To { server, asking: false })
+    }
+
+    /// Whom to ask instead, after this answer of `asked`. Waits, until `deadline`, for a connection that there has not been.
+    pub async fn follow(&self, redirect: &Redirect, asked: &To, deadline: Micros) -> Result<To, Fault> {
+        let (Servers::Cluster(cluster), Some(address)) = (&self.servers, &asked.server.address) else {
+            return Err(Fault::Disconnected);
+        };
+        let server = cluster.redirected(redirect, address).ok_or(Fault::Overloaded)?;
+        let time_left = deadline.since(now());
+        // Not having been in time is told by the question that follows.
+        let _ = monoio::time::timeout(time_left, server.pipeline.tried()).await;
+        Ok(To { server, asking: redirect.asking })
+    }
+
+    /// Asks with one command, which `write` appends to the batch (it is given its purpose and the script's digest). The
+    /// command is sent whether or not the answer is waited for.
+    pub fn ask(
         &self,
+        to: &To,
+        now: Micros,
+        deadline: Micros,
+        write: impl FnOnce(Purpose, &[u8], &mut Vec<u8>),
+    ) -> Result<Answer, Fault> {
+        let asked = to.server.pipeline.ask(now, deadline, to.asking, write);
+        if let (Servers::Cluster(cluster), Err(Fault::Disconnected | Fault::Broken)) = (&self.servers, &asked) {
+            // Perhaps another has its slots by now.
+            cluster.stale.happen();
+        }
+        asked
+    }
+
+    /// As [`Client::ask`], for a command that follows another, waiting for its reply: it is not sent where the deadline has
+    /// passed meanwhile.
+    pub async fn ask_next(
+        &self,
+        to: &To,
         deadline: Micros,
         write: impl FnOnce(Purpose, &[u8], &mut Vec<u8>),
     ) -> Result<Reply, Fault> {
         let present = now();
         match present >= deadline {
             true => Err(Fault::Timeout),
-            false => self.call(present, deadline, write).await,
-        }
-    }
-
-    /// Sends one command, which `write` appends to the batch (it is given its purpose and the script's digest), and waits
-    /// for its reply.
-    pub async fn call(
-        &self,
-        now: Micros,
-        deadline: Micros,
-        write: impl FnOnce(Purpose, &[u8], &mut Vec<u8>),
-    ) -> Result<Reply, Fault> {
-        self.pipeline.call(now, deadline, write).await
-    }
-}
-
-async fn keep_connected(connector: Connector, pipeline: Rc<Pipeline>) {
-    let mut failures = 0;
-    let mut turn = 0;
-    loop {
-        let began = now();
-        let lived = attempt(&connector, &pipeline, turn).await;
-        let was_steady = pipeline.is_up() && now().since(began) >= STEADY;
-        pipeline.fail_all();
-        if let Err(error) = lived {
-            pipeline.observer().disconnected(&error.to_string());
-        }
-        turn += 1;
-        // A connection that had lasted is replaced at once; what fails again is waited for, longer each time.
-        failures = if was_steady { 0 } else { failures + 1 };
-        if failures > 0 {
-            let pause = BACKOFF_MIN.saturating_mul(1 << (failures - 1).min(BACKOFF_DOUBLINGS)).min(BACKOFF_MAX);
-            monoio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
+            false => self.ask(to, present, deadline, write)?.await,
         }
     }
 }
 
-/// Connects, and keeps the connection until it breaks.
-async fn attempt(connector: &Connector, pipeline: &Pipeline, turn: usize) -> io::Result<()> {
-    match (&connector.settings.address, &connector.tls) {
-        (Address::Unix(path), _) => live(bounded(UnixStream::connect(path)).await?, connector, pipeline).await,
-        (Address::Tcp { host, port }, None) => {
-            live(connect_tcp(connector, host, *port, turn).await?, connector, pipeline).await
+/// The primaries of a cluster.
+struct Cluster {
+    opener: Rc<Opener>,
+    seeds: Vec<Address>,
+    watcher: Box<dyn Watcher>,
+    servers: RefCell<Vec<Rc<Server>>>,
+    /// By slot, a place in `servers`; or [`NOBODY`].
+    slots: RefCell<Box<[u16]>>,
+    /// Servers that were named since the last map: they may have no slot yet.
+    named: RefCell<Vec<Address>>,
+    /// The first attempt at a map is over.
+    first_map: Signal,
+    /// The map is not right any more.
+    stale: Signal,
+    is_troubled: Cell<bool>,
+    turn: Cell<usize>,
+}
+
+impl Cluster {
+    fn new(opener: Rc<Opener>, seeds: Vec<Address>, watcher: Box<dyn Watcher>) -> Cluster {
+        Cluster {
+            opener,
+            seeds,
+            watcher,
+            servers: RefCell::default(),
+            slots: RefCell::new(vec![NOBODY; SLOTS].into()),
+            named: RefCell::default(),
+            first_map: Signal::default(),
+            stale: Signal::default(),
+            is_troubled: Cell::new(false),
+            turn: Cell::new(0),
         }
-        (Address::Tcp { host, port }, Some(tls)) => {
-            let stream = connect_tcp(connector, host, *port, turn).await?;
-            live(bounded(tls.open(stream)).await?, connector, pipeline).await
+    }
+
+    fn server_of(&self, slot: u16) -> Option<Rc<Server>> {
+        let at = self.slots.borrow().get(usize::from(slot)).copied()?;
+        let server = self.servers.borrow().get(usize::from(at)).cloned();
+        if server.is_none() {
+            self.stale.happen();
         }
+        server
     }
-}
 
-async fn connect_tcp(connector: &Connector, host: &str, port: u16, turn: usize) -> io::Result<TcpStream> {
-    let target = connector.resolver.target(host, port);
-    let Some(address) = target.address(turn) else {
-        return Err(io::Error::other(format!("{host} does not resolve")));
-    };
-    let connected = bounded(TcpStream::connect_addr(address)).await;
-    if connected.is_err() {
-        connector.resolver.ask(&target);
-    }
-    let stream = connected?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
-async fn bounded<T>(open: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    match monoio::time::timeout(OPEN_TIMEOUT, open).await {
-        Ok(result) => result,
-        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer while connecting")),
-    }
-}
-
-/// Opens the conversation and carries it on until it breaks.
-async fn live<S>(stream: S, connector: &Connector, pipeline: &Pipeline) -> io::Result<()>
-where
-    S: AsyncReadRent + AsyncWriteRent + Split + 'static,
-{
-    let (mut reader, mut writer) = stream.into_split();
-    let opened = bounded(open(&mut reader, &mut writer, connector)).await?;
-    pipeline.opened(opened);
-    // Whichever ends first ends the connection, so what is in flight in the others does not matter.
-    monoio::select! {
-        result = write_batches(&mut writer, pipeline) => result,
-        result = read_replies(&mut reader, pipeline) => result,
-        result = watch(pipeline) => result,
-    }
-}
-
-/// AUTH, SELECT and SCRIPT LOAD; gives the script's digest.
-async fn open<R: AsyncReadRent, W: AsyncWriteRent>(
-    reader: &mut R,
-    writer: &mut W,
-    connector: &Connector,
-) -> io::Result<Vec<u8>> {
-    let settings = &connector.settings;
-    if let Some(password) = &settings.password {
-        let user = settings.username.as_ref().map(String::as_bytes);
-        let parts: Vec<&[u8]> =
-            [Some(b"AUTH".as_slice()), user, Some(password.as_bytes())].into_iter().flatten().collect();
-        ask(reader, writer, &parts, "AUTH").await?;
-    }
-    if settings.database != 0 {
-        let number = settings.database.to_string();
-        ask(reader, writer, &[b"SELECT", number.as_bytes()], "SELECT").await?;
-    }
-    let loaded = ask(reader, writer, &[b"SCRIPT", b"LOAD", connector.script.as_bytes()], "SCRIPT LOAD").await?;
-    resp::text(&loaded)
-        .filter(|digest| digest.len() == 40)
-        .ok_or_else(|| io::Error::other("SCRIPT LOAD gave no digest"))
-}
-
-/// Sends one command by itself and gives its whole reply; an error reply is an error.
-async fn ask<R: AsyncReadRent, W: AsyncWriteRent>(
-    reader: &mut R,
-    writer: &mut W,
-    parts: &[&[u8]],
-    name: &str,
-) -> io::Result<Vec<u8>> {
-    writer.write_all(resp::command(parts)).await.0?;
-    let mut input = Vec::with_capacity(1024);
-    loop {
-        let length = input.len();
-        input.reserve(1024);
-        let room = input.capacity();
-        let (read, slice) = reader.read(input.slice_mut(length..room)).await;
-        input = slice.into_inner();
-        if read? == 0 {
-            return Err(io::Error::other(format!("the connection was closed at {name}")));
+    /// The server that `asked` has named. What has moved for good is remembered; `None` where there are too many.
+    fn redirected(&self, redirect: &Redirect, asked: &Address) -> Option<Rc<Server>> {
+        let address = redirect.server(asked);
+        let at = self.place_of(&address)?;
+        let server = self.servers.borrow().get(at).cloned()?;
+        let mut named = self.named.borrow_mut();
+        if named.len() < SERVERS_MAX && !named.contains(&address) {
+            named.push(address);
         }
-        match resp::parse(&input).map_err(io::Error::other)? {
-            Some(parsed) if matches!(parsed.reply, Reply::Error(_)) => {
-                let text = String::from_utf8_lossy(&input[parsed.error_text.0..parsed.error_text.1]);
-                // Some servers repeat the command's arguments: of AUTH, only the error's code may be told.
-                let text = if name == "AUTH" { text.split(' ').next().unwrap_or_default() } else { &text };
-                return Err(io::Error::other(format!("{name}: {text}")));
+        if !redirect.asking {
+            if let Some(slot) = self.slots.borrow_mut().get_mut(usize::from(redirect.slot)) {
+                *slot = u16::try_from(at).unwrap_or(NOBODY);
             }
-            Some(_) => return Ok(input),
-            None => {}
+            self.stale.happen();
         }
+        Some(server)
     }
-}
 
-/// Writes whatever was asked since the last write, as one.
-async fn write_batches<W: AsyncWriteRent>(writer: &mut W, pipeline: &Pipeline) -> io::Result<()> {
-    let mut spare = Vec::new();
-    loop {
-        let batch = pipeline.batch(spare).await;
-        let (written, mut batch) = writer.write_all(batch).await;
-        written?;
-        batch.clear();
-        spare = batch;
+    /// The place of a server among `servers`, where it is put if it is new.
+    fn place_of(&self, address: &Address) -> Option<usize> {
+        let mut servers = self.servers.borrow_mut();
+        let known = servers.iter().position(|server| server.address.as_ref() == Some(address));
+        if known.is_some() || servers.len() >= SERVERS_MAX {
+            return known;
+        }
+        let pipeline = Pipeline::new(self.opener.dialer.settings.deadline, self.watcher.server(Some(address)));
+        let server = Rc::new(Server::new(Some(address.clone()), pipeline));
+        monoio::spawn(keep_connected(server.clone(), self.opener.clone()));
+        servers.push(server);
+        Some(servers.len() - 1)
     }
-}
 
-async fn read_replies<R: AsyncReadRent>(reader: &mut R, pipeline: &Pipeline) -> io::Result<()> {
-    let mut input = Vec::with_capacity(INPUT);
-    loop {
-        let length = input.len();
-        if length == input.capacity() {
-            // Only a reply longer than the buffer fills it; resp::parse bounds that.
-            input.reserve(INPUT);
-        }
-        let room = input.capacity();
-        let (read, slice) = reader.read(input.slice_mut(length..room)).await;
-        input = slice.into_inner();
-        if read? == 0 {
-            return Err(io::Error::other("the server closed the connection"));
-        }
-        let mut used = 0;
-        while let Some(parsed) = resp::parse(&input[used..]).map_err(io::Error::other)? {
-            let text = used + parsed.error_text.0..used + parsed.error_text.1;
-            used += parsed.used;
-            pipeline.answer(parsed.reply, now()).map_err(io::Error::other)?;
-            if let Reply::Error(error) = parsed.reply
-                && error.remedy() != Remedy::SendScript
-            {
-                let text = String::from_utf8_lossy(&input[text]);
-                pipeline.observer().server_error(&text);
-                if error.remedy() == Remedy::Reconnect {
-                    return Err(io::Error::other(text.into_owned()));
-                }
+    /// Asks for the map: those that are connected first, then the other servers, then the seeds.
+    async fn load(&self) -> io::Result<()> {
+        let turn = self.turn.replace(self.turn.get() + 1);
+        let mut servers = self.servers.borrow().clone();
+        let count = servers.len().max(1);
+        servers.rotate_left(turn % count);
+        servers.sort_by_key(|server| !server.pipeline.is_up());
+        let known = servers.iter().filter_map(|server| server.address.clone());
+        let mut last = io::Error::other("the cluster has no server");
+        for address in known.chain(self.seeds.clone()) {
+            let dialer = &self.opener.dialer;
+            let credentials = dialer.settings.credentials.as_ref();
+            match dialer.inquire(&address, credentials, &[b"CLUSTER", b"SLOTS"], turn).await {
+                Ok(answer) => match primaries(&answer, &address) {
+                    Some(map) if !map.is_empty() => {
+                        self.put(map);
+                        return Ok(());
+                    }
+                    _ => last = io::Error::other(format!("{address} has no map of the cluster")),
+                },
+                Err(error) => last = io::Error::new(error.kind(), format!("{address}: {error}")),
             }
         }
-        input.drain(..used);
+        Err(last)
+    }
+
+    /// Takes over a map. Servers that have no slot in it, and were not named since the last one, are retired.
+    fn put(&self, map: Vec<(RangeInclusive<u16>, Address)>) {
+        let named = self.named.take();
+        let is_needed = |server: &Rc<Server>| {
+            let address = server.address.as_ref();
+            map.iter().map(|(_, owner)| owner).chain(&named).any(|needed| Some(needed) == address)
+        };
+        let (kept, retired): (Vec<_>, Vec<_>) = self.servers.take().into_iter().partition(is_needed);
+        self.servers.replace(kept);
+        let mut slots = vec![NOBODY; SLOTS];
+        for (range, owner) in &map {
+            let at = self.place_of(owner).and_then(|at| u16::try_from(at).ok());
+            slots[usize::from(*range.start())..=usize::from(*range.end())].fill(at.unwrap_or(NOBODY));
+        }
+        self.slots.replace(slots.into());
+        retired.iter().for_each(|server| server.pipeline.retire());
+    }
+
+    /// Says once that the map cannot be had, and once that it can again.
+    fn tell(&self, loaded: &io::Result<()>) {
+        if self.is_troubled.replace(loaded.is_err()) != loaded.is_err() {
+            self.watcher.cluster(loaded.as_ref().err().map(ToString::to_string).as_deref());
+        }
     }
 }
 
-/// Ends waits whose deadline has passed, and the connection when its server owes a reply for too long.
-async fn watch(pipeline: &Pipeline) -> io::Result<()> {
+/// Keeps the map of a cluster.
+async fn keep_mapped(cluster: Rc<Cluster>) {
     loop {
-        let present = now();
-        let next = pipeline.expire(present);
-        let stalled = pipeline.oldest().map(|deadline| deadline.after(STALL_MAX));
-        if stalled.is_some_and(|at| at <= present) {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "the server stopped answering"));
-        }
-        let look_again = next.into_iter().chain(stalled).min();
-        pipeline.looks_at(look_again);
-        match look_again {
-            Some(at) => {
-                // The runtime's timer counts milliseconds.
-                let pause = at.since(present).max(Duration::from_millis(1));
-                monoio::select! {
-                    () = monoio::time::sleep(pause) => {}
-                    () = pipeline.earlier_deadline() => {}
-                }
-            }
-            None => pipeline.earlier_deadline().await,
+        // What goes wrong from now on may be newer than the map.
+        cluster.stale.forget();
+        let loaded = cluster.load().await;
+        cluster.first_map.happen();
+        cluster.tell(&loaded);
+        monoio::time::sleep(MAP_PAUSE.mul_f64(0.5 + fastrand::f64())).await;
+        if loaded.is_ok() {
+            let _ = monoio::time::timeout(MAP_AGE_MAX, cluster.stale.happened()).await;
         }
     }
 }

@@ -57,6 +57,13 @@ pub enum Remedy {
     LeaveKey,
 }
 
+impl Remedy {
+    /// Whether an operator wants to know of the error: what is dealt with at once is none.
+    pub fn is_worth_telling(self) -> bool {
+        !matches!(self, Remedy::SendScript | Remedy::Follow)
+    }
+}
+
 const CODES: [(&[u8], ServerError); 17] = [
     (b"NOSCRIPT", ServerError::NoScript),
     (b"LOADING", ServerError::Loading),

@@ -6,7 +6,7 @@
 
 use super::Fault;
 use super::breaker::{Breaker, Change, Permit};
-use super::resp::Reply;
+use super::resp::{self, Reply};
 use crate::time::Micros;
 use slab::Slab;
 use std::cell::{Cell, RefCell};
@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::mem::take;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub trait Observer {
     fn server_error(&self, text: &str);
     /// Decisions are not waited for any more, or are again.
     fn breaker(&self, change: Change);
+    /// The server is not asked any more, since it has no slots of the cluster.
+    fn retired(&self);
 }
 
 /// What a command is for.
@@ -44,6 +47,7 @@ pub enum Purpose {
 /// The commands of one connection, and of those after it.
 pub(super) struct Pipeline {
     is_up: Cell<bool>,
+    is_retired: Cell<bool>,
     was_tried: Cell<bool>,
     first_try: RefCell<Option<Waker>>,
     digest: RefCell<Vec<u8>>,
@@ -73,12 +77,12 @@ struct Slot {
 }
 
 /// Waits for the outcome in a slot; gives the slot up when dropped.
-struct Answer<'p> {
-    pipeline: &'p Pipeline,
+pub struct Answer {
+    pipeline: Rc<Pipeline>,
     key: usize,
 }
 
-impl Future for Answer<'_> {
+impl Future for Answer {
     type Output = Result<Reply, Fault>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -96,7 +100,7 @@ impl Future for Answer<'_> {
     }
 }
 
-impl Drop for Answer<'_> {
+impl Drop for Answer {
     fn drop(&mut self) {
         let mut slots = self.pipeline.slots.borrow_mut();
         match slots.get_mut(self.key) {
@@ -111,6 +115,7 @@ impl Pipeline {
     pub fn new(deadline: Duration, observer: Box<dyn Observer>) -> Pipeline {
         Pipeline {
             is_up: Cell::new(false),
+            is_retired: Cell::new(false),
             was_tried: Cell::new(false),
             first_try: RefCell::default(),
             digest: RefCell::default(),
@@ -136,14 +141,15 @@ impl Pipeline {
         until(&self.first_try, || self.was_tried.get()).await;
     }
 
-    /// Sends one command, which `write` appends to the batch (it is given its purpose and the script's digest), and
-    /// waits for its reply, to `deadline` at most.
-    pub async fn call(
-        &self,
+    /// Asks with one command, which `write` appends to the batch (it is given its purpose and the script's digest). The
+    /// reply may be waited for, to `deadline` at most. `asking` announces that the server need not have the slot for good.
+    pub fn ask(
+        self: &Rc<Pipeline>,
         now: Micros,
         deadline: Micros,
+        asking: bool,
         write: impl FnOnce(Purpose, &[u8], &mut Vec<u8>),
-    ) -> Result<Reply, Fault> {
+    ) -> Result<Answer, Fault> {
         if !self.is_up.get() {
             return Err(Fault::Disconnected);
         }
@@ -157,9 +163,23 @@ impl Pipeline {
                 Err(Fault::Broken)
             }
             Permit::Ask => {
+                if asking {
+                    self.announce(deadline);
+                }
                 let key = self.push(Purpose::Decision, deadline, write);
-                Answer { pipeline: self, key }.await
+                Ok(Answer { pipeline: self.clone(), key })
             }
+        }
+    }
+
+    /// Writes ASKING, whose reply nobody waits for.
+    fn announce(&self, deadline: Micros) {
+        let key = self.push(Purpose::Decision, deadline, |_, _, out| {
+            resp::push_array(out, 1);
+            resp::push_bulk(out, b"ASKING");
+        });
+        if let Some(slot) = self.slots.borrow_mut().get_mut(key) {
+            slot.is_abandoned = true;
         }
     }
 
@@ -227,6 +247,18 @@ impl Pipeline {
         for key in waiting {
             self.settle(key, Err(Fault::Disconnected));
         }
+    }
+
+    /// No more is asked from now on: the connection ends once it owes no reply.
+    pub fn retire(&self) {
+        self.is_retired.set(true);
+        self.has_earlier.set(true);
+        wake(&self.watch);
+    }
+
+    /// Whether it was retired.
+    pub fn is_retired(&self) -> bool {
+        self.is_retired.get()
     }
 
     /// Whether a connection is ready.
@@ -328,6 +360,31 @@ impl Slot {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
+    }
+}
+
+/// Something that happens, and that one task may wait for.
+#[derive(Default)]
+pub(super) struct Signal {
+    has_happened: Cell<bool>,
+    waiting: RefCell<Option<Waker>>,
+}
+
+impl Signal {
+    /// It happens.
+    pub fn happen(&self) {
+        self.has_happened.set(true);
+        wake(&self.waiting);
+    }
+
+    /// As if it had not happened yet.
+    pub fn forget(&self) {
+        self.has_happened.set(false);
+    }
+
+    /// Waits until it has happened.
+    pub async fn happened(&self) {
+        until(&self.waiting, || self.has_happened.get()).await;
     }
 }
 

@@ -1,11 +1,13 @@
-//! RESP on the wire: commands out, replies in.
+//! RESP on the wire: commands out, replies in, of version 2 and version 3 of the protocol.
 //!
-//! The reply that every decision gets, an array of integers, is read here in one pass without allocating; every other
-//! frame is left to redis-protocol, behind a bound on nesting, which that crate does not have. Pure.
+//! The reply that every decision gets, an array of integers, is read here in one pass without allocating. Every other
+//! frame is measured first, which bounds its length and its nesting and shows whether it is whole; redis-protocol, which
+//! has no such bounds, is left to decode what is worth it. Pure.
 
+use super::cluster::Redirect;
 use super::error::ServerError;
-use redis_protocol::resp2::decode::decode_range;
-use redis_protocol::resp2::types::RangeFrame;
+use redis_protocol::resp2::decode::decode;
+use redis_protocol::resp2::types::OwnedFrame;
 use thiserror::Error;
 
 /// The most integers in a reply.
@@ -14,15 +16,25 @@ pub const NUMBERS_MAX: usize = 16;
 /// Bytes of one reply: more than any answer to our commands needs.
 pub const REPLY_MAX: usize = 64 * 1024;
 
+/// Bytes of an answer about other servers; a cluster of a thousand nodes tells some 200 KiB.
+pub const ANSWER_MAX: usize = 4 * 1024 * 1024;
+
+/// Frames within frames: CLUSTER SLOTS has four, HELLO with its modules five.
+pub const DEPTH_MAX: usize = 6;
+
 /// A reply as far as callers tell them apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// An array of integers.
     Numbers(Numbers),
     /// An error.
     Error(ServerError),
+    /// MOVED or ASK: another server is to be asked.
+    Redirect(Box<Redirect>),
     /// Anything else that is well-formed.
     Other,
+    /// Something that no command asked for (a push of RESP3).
+    Unasked,
 }
 
 /// The integers of a reply.
@@ -55,7 +67,7 @@ impl Numbers {
 pub struct BadReply(pub &'static str);
 
 /// A parsed reply and the bytes it took.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parsed {
     /// The reply.
     pub reply: Reply,
@@ -67,38 +79,142 @@ pub struct Parsed {
 
 /// Reads the reply at the start of `input`; `None` while bytes are missing.
 pub fn parse(input: &[u8]) -> Result<Option<Parsed>, BadReply> {
-    match input.first() {
-        None => return Ok(None),
-        Some(b'*') => {
-            if let Some((numbers, used)) = numbers(input) {
-                let reply = Reply::Numbers(numbers);
-                return Ok(Some(Parsed { reply, used, error_text: (0, 0) }));
-            }
-        }
-        Some(b'+' | b'-' | b':' | b'$') => {}
-        Some(_) => return Err(BadReply("unknown type")),
+    if let Some((numbers, used)) = numbers(input) {
+        return Ok(Some(Parsed { reply: Reply::Numbers(numbers), used, error_text: (0, 0) }));
     }
-    if is_nested(input) {
-        return Err(BadReply("nested arrays"));
-    }
-    match decode_range(input) {
-        Ok(Some((frame, used))) if used <= REPLY_MAX => Ok(Some(classify(input, &frame, used))),
-        Ok(None) if input.len() < REPLY_MAX => Ok(None),
-        Ok(_) => Err(BadReply("too long")),
-        Err(_) => Err(BadReply("malformed")),
+    let Some(used) = measure(input, REPLY_MAX)? else { return Ok(None) };
+    let (start, end) = error_text(&input[..used]);
+    let reply = match input.first() {
+        Some(b'-' | b'!') => error(&input[start..end]),
+        Some(b'>') => Reply::Unasked,
+        Some(b'*') if is_nested(&input[..used]) => return Err(BadReply("nested arrays")),
+        _ => Reply::Other,
+    };
+    Ok(Some(Parsed { reply, used, error_text: (start, end) }))
+}
+
+fn error(text: &[u8]) -> Reply {
+    match ServerError::of(text) {
+        error @ (ServerError::Moved | ServerError::Ask) => match Redirect::of(text) {
+            Some(redirect) => Reply::Redirect(Box::new(redirect)),
+            None => Reply::Error(error),
+        },
+        error => Reply::Error(error),
     }
 }
 
-fn classify(input: &[u8], frame: &RangeFrame, used: usize) -> Parsed {
-    let (reply, error_text) = match frame {
-        RangeFrame::Error(range) => (Reply::Error(ServerError::of(&input[range.0..range.1])), (range.0, range.1)),
-        _ => (Reply::Other, (0, 0)),
-    };
-    Parsed { reply, used, error_text }
+/// Where the text of an error stands in its frame, simple (`-`) or bulk (`!`); nowhere in other frames.
+fn error_text(frame: &[u8]) -> (usize, usize) {
+    let end = frame.len().saturating_sub(2);
+    match frame.first() {
+        Some(b'-') => (1, end),
+        Some(b'!') => (memchr::memchr(b'\n', frame).map_or(end, |at| (at + 1).min(end)), end),
+        _ => (0, 0),
+    }
+}
+
+/// An array within an array: none of our commands is answered so, whoever answers it is not who we think.
+fn is_nested(frame: &[u8]) -> bool {
+    memchr::memmem::find(frame, b"\r\n*").is_some()
+}
+
+/// The text of an error, where this whole frame is one.
+pub fn refusal(frame: &[u8]) -> Option<&[u8]> {
+    let (start, end) = error_text(frame);
+    (start > 0).then(|| &frame[start..end])
+}
+
+/// The length of the frame at the start of `input`; `None` while bytes are missing. Refuses what is no RESP, longer than
+/// `most`, or nested deeper than [`DEPTH_MAX`].
+pub fn measure(input: &[u8], most: usize) -> Result<Option<usize>, BadReply> {
+    // Members still to come at each depth.
+    let mut left = [0u64; DEPTH_MAX + 1];
+    left[0] = 1;
+    let (mut depth, mut at) = (0, 0);
+    loop {
+        while left[depth] == 0 {
+            if depth == 0 {
+                return Ok(Some(at));
+            }
+            depth -= 1;
+        }
+        let Some(&kind) = input.get(at) else { return missing(input, most) };
+        let line = at + 1;
+        let Some(length) = memchr::memmem::find(&input[line..], b"\r\n") else {
+            return known_kind(kind).and_then(|()| missing(input, most));
+        };
+        let text = &input[line..line + length];
+        at = line + length + 2;
+        left[depth] -= 1;
+        match kind {
+            b'+' | b'-' | b',' | b'(' | b'#' | b'_' => {}
+            b':' if number(input, line).is_some_and(|(_, end)| end == at) => {}
+            b'$' | b'!' | b'=' => at += bulk(text)?,
+            b'*' | b'~' | b'>' | b'%' | b'|' => {
+                // What an attribute describes comes after it.
+                left[depth] += u64::from(kind == b'|');
+                depth += 1;
+                *left.get_mut(depth).ok_or(BadReply("nested too deep"))? = members(kind, text)?;
+            }
+            _ => return Err(BadReply("malformed")),
+        }
+        if at > most {
+            return Err(BadReply("too long"));
+        }
+        match input.get(at - 2..at) {
+            Some(b"\r\n") => {}
+            Some(_) => return Err(BadReply("malformed")),
+            None => return Ok(None),
+        }
+    }
+}
+
+fn missing(input: &[u8], most: usize) -> Result<Option<usize>, BadReply> {
+    if input.len() < most { Ok(None) } else { Err(BadReply("too long")) }
+}
+
+fn known_kind(kind: u8) -> Result<(), BadReply> {
+    if b"+-:$*,(#_!=~>%|".contains(&kind) { Ok(()) } else { Err(BadReply("unknown type")) }
+}
+
+/// Bytes behind the line of a bulk string, with its CRLF; none behind a null.
+fn bulk(text: &[u8]) -> Result<usize, BadReply> {
+    match count(text)? {
+        Some(length) => length.checked_add(2).ok_or(BadReply("too long")),
+        None => Ok(0),
+    }
+}
+
+/// Frames within an array, a set, a push, a map or an attribute; none in a null.
+fn members(kind: u8, text: &[u8]) -> Result<u64, BadReply> {
+    let count = count(text)?.unwrap_or(0) as u64;
+    let each = if matches!(kind, b'%' | b'|') { 2 } else { 1 };
+    count.checked_mul(each).ok_or(BadReply("too long"))
+}
+
+/// A count; `None` for -1, the null of RESP2.
+fn count(text: &[u8]) -> Result<Option<usize>, BadReply> {
+    if text == b"-1" {
+        return Ok(None);
+    }
+    let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    let number = std::str::from_utf8(text).ok().filter(|_| digits).and_then(|text| text.parse().ok());
+    number.map(Some).ok_or(BadReply("malformed"))
+}
+
+/// The frame at the start of `input`, to look into; `None` while bytes are missing. For RESP2 only.
+pub fn frame(input: &[u8]) -> Result<Option<OwnedFrame>, BadReply> {
+    match measure(input, ANSWER_MAX)? {
+        Some(_) => Ok(decode(input).map_err(|_| BadReply("malformed"))?.map(|(frame, _)| frame)),
+        None => Ok(None),
+    }
 }
 
 /// `*<n>\r\n:<i>\r\n…` where it is whole and not too long.
 fn numbers(input: &[u8]) -> Option<(Numbers, usize)> {
+    if *input.first()? != b'*' {
+        return None;
+    }
     let (count, mut at) = number(input, 1)?;
     let count = usize::try_from(count).ok().filter(|&count| count <= NUMBERS_MAX)?;
     let mut numbers = Numbers { count, ..Numbers::default() };
@@ -125,13 +241,6 @@ fn number(input: &[u8], at: usize) -> Option<(i64, usize)> {
         return None;
     }
     Some((if negative { -value } else { value }, at + 2))
-}
-
-/// An array within an array: none of our commands is answered so, and the crate would recurse into it.
-fn is_nested(input: &[u8]) -> bool {
-    let first_line = memchr::memchr(b'\n', input);
-    let second_type = first_line.and_then(|end| input.get(end + 1));
-    input.first() == Some(&b'*') && (second_type == Some(&b'*') || memchr::memmem::find(input, b"\r\n*").is_some())
 }
 
 /// Appends the head of an array of `len` members.
@@ -164,10 +273,8 @@ pub fn command(parts: &[&[u8]]) -> Vec<u8> {
 
 /// The text of a simple or bulk string at the start of `input`, where there is a whole one.
 pub fn text(input: &[u8]) -> Option<Vec<u8>> {
-    match decode_range(input).ok().flatten()? {
-        (RangeFrame::SimpleString((start, end)) | RangeFrame::BulkString((start, end)), _) => {
-            Some(input[start..end].to_vec())
-        }
+    match decode(input).ok().flatten()? {
+        (OwnedFrame::SimpleString(text) | OwnedFrame::BulkString(text), _) => Some(text),
         _ => None,
     }
 }
@@ -196,9 +303,21 @@ mod tests {
 
     #[test]
     fn a_reply_is_whole_at_its_last_byte_and_not_before() {
-        for whole in
-            ["*2\r\n:12\r\n:-9007199254740991\r\n", "*0\r\n", "-NOSCRIPT No\r\n", "+OK\r\n", "$3\r\nabc\r\n", ":1\r\n"]
-        {
+        for whole in [
+            "*2\r\n:12\r\n:-9007199254740991\r\n",
+            "*0\r\n",
+            "-NOSCRIPT No\r\n",
+            "+OK\r\n",
+            "$3\r\nabc\r\n",
+            ":1\r\n",
+            "!11\r\nNOSCRIPT No\r\n",
+            "_\r\n",
+            "%2\r\n+a\r\n:1\r\n+modules\r\n*1\r\n%1\r\n+b\r\n#t\r\n",
+            "|1\r\n+ttl\r\n:1\r\n*1\r\n$-1\r\n",
+            ">2\r\n+invalidate\r\n*-1\r\n",
+            "~2\r\n%0\r\n,1.5\r\n",
+            "=5\r\ntxt:x\r\n",
+        ] {
             for end in 0..whole.len() {
                 assert_eq!(parse(&whole.as_bytes()[..end]), Ok(None), "{whole:?} to {end}");
             }
@@ -213,6 +332,10 @@ mod tests {
         let reply = |text: &str| parse(text.as_bytes()).unwrap().unwrap().reply;
         assert_eq!(reply("-NOSCRIPT No matching script.\r\n"), Reply::Error(ServerError::NoScript));
         assert_eq!(reply("-OOM command not allowed\r\n"), Reply::Error(ServerError::OutOfMemory));
+        assert_eq!(reply("!19\r\nOOM no more of that\r\n"), Reply::Error(ServerError::OutOfMemory));
+        assert!(matches!(reply("-MOVED 1 a:1\r\n"), Reply::Redirect(_)));
+        assert_eq!(reply("-MOVED\r\n"), Reply::Error(ServerError::Moved));
+        assert_eq!(reply(">1\r\n+x\r\n"), Reply::Unasked);
         assert_eq!(reply("+OK\r\n"), Reply::Other);
         assert_eq!(reply("*1\r\n$1\r\na\r\n"), Reply::Other);
         assert_eq!(reply("*-1\r\n"), Reply::Other);
@@ -220,7 +343,19 @@ mod tests {
 
     #[test]
     fn garbage_is_refused() {
-        for bad in ["HTTP/1.1 400\r\n", "\0", ":x\r\n", "*1\r\n*1\r\n:1\r\n", "*2\r\n:1\r\n*1\r\n"] {
+        let deep = "*1\r\n".repeat(DEPTH_MAX + 1);
+        for bad in [
+            "HTTP/1.1 400\r\n",
+            "\0",
+            ":x\r\n",
+            "$x\r\n",
+            "$-2\r\n",
+            "$1\r\nabc",
+            "*?\r\n",
+            "*1\r\n*0\r\n",
+            "$99999999\r\n",
+            &deep,
+        ] {
             assert!(parse(bad.as_bytes()).is_err(), "{bad:?}");
         }
         let long = [b'+'; REPLY_MAX + 1];

@@ -3,7 +3,7 @@
 //! Shell. Everything else of TLS is rustls's.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell: reads files and owns a connection")]
 
-use super::{Address, Settings, Tls};
+use super::{Address, Place, Settings, Tls};
 use monoio::net::TcpStream;
 use monoio_rustls::{ClientTlsStream, TlsConnector};
 use rustls::pki_types::pem::PemObject;
@@ -30,15 +30,18 @@ fn bad(key: &'static str, problem: impl ToString) -> BadTls {
 #[derive(Clone)]
 pub struct Secure {
     config: Arc<ClientConfig>,
-    name: ServerName<'static>,
+    /// What every certificate must hold; `None` = the host that is connected to.
+    name: Option<ServerName<'static>>,
 }
 
 impl Secure {
     /// Reads the files that the settings name; `None` where they ask for no TLS.
     pub fn load(settings: &Settings) -> Result<Option<Secure>, BadTls> {
-        let (Some(tls), Address::Tcp { host, .. }) = (&settings.tls, &settings.address) else { return Ok(None) };
-        let name = tls.name.as_ref().unwrap_or(host);
-        let name = ServerName::try_from(name.clone()).map_err(|_| bad("name", format!("{name:?} is no host name")))?;
+        let Some(tls) = &settings.tls else { return Ok(None) };
+        let name = tls.name.as_deref().map(server_name).transpose().map_err(|problem| bad("name", problem))?;
+        if let (Place::Server(Address::Tcp { host, .. }), None) = (&settings.place, &name) {
+            server_name(host).map_err(|problem| bad("name", problem))?;
+        }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -53,11 +56,18 @@ impl Secure {
         Ok(Some(Secure { config: Arc::new(config), name }))
     }
 
-    /// Shakes hands.
-    pub(super) async fn open(&self, stream: TcpStream) -> io::Result<ClientTlsStream<TcpStream>> {
-        let connector = TlsConnector::from(self.config.clone());
-        connector.connect(self.name.clone(), stream).await.map_err(io::Error::from)
+    /// Shakes hands with this host.
+    pub(super) async fn open(&self, host: &str, stream: TcpStream) -> io::Result<ClientTlsStream<TcpStream>> {
+        let name = match &self.name {
+            Some(name) => name.clone(),
+            None => server_name(host).map_err(io::Error::other)?,
+        };
+        TlsConnector::from(self.config.clone()).connect(name, stream).await.map_err(io::Error::from)
     }
+}
+
+fn server_name(name: &str) -> Result<ServerName<'static>, String> {
+    ServerName::try_from(name.to_owned()).map_err(|_| format!("{name:?} is no host name"))
 }
 
 /// Who may vouch for the server: the given authority alone, or whom the system trusts.

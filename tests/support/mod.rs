@@ -1,11 +1,13 @@
 //! What the tests are made of: real gateways as processes, scripted origins, raw clients, real Redis servers.
 
 pub mod client;
+pub mod cluster;
 pub mod fields;
 pub mod gateway;
 pub mod lua;
 pub mod origin;
 pub mod redis;
+pub mod sentinel;
 pub mod store;
 
 use std::net::TcpListener;

@@ -28,7 +28,7 @@ impl Redis {
         let held = hold_port();
         let mut redis = Redis {
             child: None,
-            port: held.local_addr().unwrap().as_socket().unwrap().port(),
+            port: port_of(&held),
             _port: held,
             arguments: arguments.iter().map(ToString::to_string).collect(),
             folder: Folder::new(),
@@ -42,7 +42,18 @@ impl Redis {
         let socket = self.socket();
         let port = self.port.to_string();
         let child = Command::new("redis-server")
-            .args(["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args([
+                "--port",
+                &port,
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+                "--repl-diskless-sync-delay",
+                "0",
+            ])
             .args(["--unixsocket", &socket, "--dir"])
             .arg(self.folder.path())
             .args(&self.arguments)
@@ -103,7 +114,12 @@ impl Drop for Redis {
     }
 }
 
-fn hold_port() -> Socket {
+pub fn port_of(held: &Socket) -> u16 {
+    held.local_addr().unwrap().as_socket().unwrap().port()
+}
+
+/// A port of 127.0.0.1 that the kernel gives to nobody else, and that a server may listen on.
+pub fn hold_port() -> Socket {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_reuse_address(true).unwrap();
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();

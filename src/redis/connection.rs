@@ -1,0 +1,254 @@
+//! One connection to one server: commands of one loop turn in one write, no wait past its deadline.
+//!
+//! Shell. A task of its own keeps the connection: connect, AUTH, HELLO, SELECT, SCRIPT LOAD, then three parts side by side
+//! (write what is asked, read what is answered, end what is late) until one of them fails; then everything that waits is
+//! told so, and the next attempt follows after a growing pause with jitter.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell: owns a connection to Redis")]
+
+use super::dial::{Dialer, ask, auth, bounded};
+use super::error::Remedy;
+use super::pipeline::Pipeline;
+use super::resp::{self, Reply};
+use super::{Address, Credentials, Place, Version, sentinel};
+use crate::time::now;
+use monoio::buf::IoBufMut;
+use monoio::io::{AsyncReadRent, AsyncWriteRent, AsyncWriteRentExt, Split, Splitable};
+use monoio::net::UnixStream;
+use std::cell::Cell;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// A server that owes a reply for this long past its deadline has lost the connection, whatever TCP says.
+const STALL_MAX: Duration = Duration::from_secs(1);
+
+/// Pause after the first failed attempt; doubled after each further one, up to the longest. All with jitter.
+const BACKOFF_MIN: Duration = Duration::from_millis(20);
+const BACKOFF_MAX: Duration = Duration::from_millis(500);
+const BACKOFF_DOUBLINGS: u32 = 5;
+
+/// A connection that lasted this long was a good one: it is replaced at once.
+const STEADY: Duration = Duration::from_secs(1);
+
+/// Bytes read at once; a reply to a decision is about 20.
+const INPUT: usize = 16 * 1024;
+
+/// How connections are opened: what all of a worker have in common.
+pub(super) struct Opener {
+    pub dialer: Dialer,
+    /// Loaded at each connect.
+    pub script: &'static str,
+}
+
+/// A server that is asked for decisions.
+pub(super) struct Server {
+    /// Where it is; `None` = wherever the sentinels say.
+    pub address: Option<Address>,
+    /// What is asked of it.
+    pub pipeline: Rc<Pipeline>,
+    /// Attempts at a connection so far.
+    turn: Cell<usize>,
+}
+
+impl Server {
+    pub fn new(address: Option<Address>, pipeline: Pipeline) -> Server {
+        Server { address, pipeline: Rc::new(pipeline), turn: Cell::new(0) }
+    }
+}
+
+/// Keeps a server connected until it is retired.
+pub(super) async fn keep_connected(server: Rc<Server>, opener: Rc<Opener>) {
+    let pipeline = &server.pipeline;
+    let mut failures = 0;
+    loop {
+        let began = now();
+        let lived = attempt(&server, &opener).await;
+        let was_steady = pipeline.is_up() && now().since(began) >= STEADY;
+        pipeline.fail_all();
+        if pipeline.is_retired() {
+            pipeline.observer().retired();
+            return;
+        }
+        if let Err(error) = lived {
+            pipeline.observer().disconnected(&error.to_string());
+        }
+        server.turn.set(server.turn.get() + 1);
+        // A connection that had lasted is replaced at once; what fails again is waited for, longer each time.
+        failures = if was_steady { 0 } else { failures + 1 };
+        if failures > 0 {
+            let pause = BACKOFF_MIN.saturating_mul(1 << (failures - 1).min(BACKOFF_DOUBLINGS)).min(BACKOFF_MAX);
+            monoio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
+        }
+    }
+}
+
+/// Connects, and keeps the connection until it breaks.
+async fn attempt(server: &Server, opener: &Opener) -> io::Result<()> {
+    let dialer = &opener.dialer;
+    let turn = server.turn.get();
+    let found = match (&server.address, &dialer.settings.place) {
+        (Some(address), _) => address.clone(),
+        (None, Place::Sentinel { sentinels, primary, credentials }) => {
+            find_primary(dialer, sentinels, primary, credentials.as_ref(), turn).await?
+        }
+        (None, Place::Server(_) | Place::Cluster(_)) => return Err(io::Error::other("a server without an address")),
+    };
+    match (&found, &dialer.tls) {
+        (Address::Unix(path), _) => live(bounded(UnixStream::connect(path)).await?, server, opener).await,
+        (Address::Tcp { host, port }, None) => live(dialer.tcp(host, *port, turn).await?, server, opener).await,
+        (Address::Tcp { host, port }, Some(tls)) => {
+            let stream = dialer.tcp(host, *port, turn).await?;
+            live(bounded(tls.open(host, stream)).await?, server, opener).await
+        }
+    }
+}
+
+/// Asks the sentinels one after the other, each time another one first.
+async fn find_primary(
+    dialer: &Dialer,
+    sentinels: &[Address],
+    name: &str,
+    credentials: Option<&Credentials>,
+    turn: usize,
+) -> io::Result<Address> {
+    let mut last = io::Error::other("there is no sentinel");
+    for step in 0..sentinels.len() {
+        let asked = &sentinels[(turn + step) % sentinels.len()];
+        let question: [&[u8]; 3] = [b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", name.as_bytes()];
+        match dialer.inquire(asked, credentials, &question, turn).await {
+            Ok(answer) => match sentinel::primary(&answer) {
+                Some(primary) => return Ok(primary),
+                None => last = io::Error::other(format!("the sentinel {asked} knows no {name:?}")),
+            },
+            Err(error) => last = io::Error::new(error.kind(), format!("the sentinel {asked}: {error}")),
+        }
+    }
+    Err(last)
+}
+
+/// Opens the conversation and carries it on until it breaks.
+async fn live<S>(mut stream: S, server: &Server, opener: &Opener) -> io::Result<()>
+where
+    S: AsyncReadRent + AsyncWriteRent + Split + 'static,
+{
+    let pipeline = &server.pipeline;
+    let is_cluster = matches!(opener.dialer.settings.place, Place::Cluster(_));
+    let opened = bounded(open(&mut stream, server.address.is_none(), opener)).await?;
+    let (mut reader, mut writer) = stream.into_split();
+    pipeline.opened(opened);
+    // Whichever ends first ends the connection, so what is in flight in the others does not matter.
+    monoio::select! {
+        result = write_batches(&mut writer, pipeline) => result,
+        result = read_replies(&mut reader, pipeline, is_cluster) => result,
+        result = watch(pipeline) => result,
+    }
+}
+
+/// AUTH, HELLO, SELECT and SCRIPT LOAD; gives the script's digest.
+async fn open<S: AsyncReadRent + AsyncWriteRent>(
+    stream: &mut S,
+    must_be_primary: bool,
+    opener: &Opener,
+) -> io::Result<Vec<u8>> {
+    let settings = &opener.dialer.settings;
+    if let Some(credentials) = &settings.credentials {
+        ask(stream, &auth(credentials), "AUTH").await?;
+    }
+    if must_be_primary {
+        let role = ask(stream, &[b"ROLE"], "ROLE").await?;
+        if resp::frame(&role).map_err(io::Error::other)?.is_some_and(|role| sentinel::is_replica(&role)) {
+            return Err(io::Error::other("the server that the sentinel named is a replica"));
+        }
+    }
+    if settings.version == Version::Three {
+        ask(stream, &[b"HELLO", b"3"], "HELLO").await?;
+    }
+    if settings.database != 0 {
+        let number = settings.database.to_string();
+        ask(stream, &[b"SELECT", number.as_bytes()], "SELECT").await?;
+    }
+    let loaded = ask(stream, &[b"SCRIPT", b"LOAD", opener.script.as_bytes()], "SCRIPT LOAD").await?;
+    resp::text(&loaded)
+        .filter(|digest| digest.len() == 40)
+        .ok_or_else(|| io::Error::other("SCRIPT LOAD gave no digest"))
+}
+
+/// Writes whatever was asked since the last write, as one.
+async fn write_batches<W: AsyncWriteRent>(writer: &mut W, pipeline: &Pipeline) -> io::Result<()> {
+    let mut spare = Vec::new();
+    loop {
+        let batch = pipeline.batch(spare).await;
+        let (written, mut batch) = writer.write_all(batch).await;
+        written?;
+        batch.clear();
+        spare = batch;
+    }
+}
+
+/// Gives replies to who waits for them. Only in a cluster is one that names another server no error.
+async fn read_replies<R: AsyncReadRent>(reader: &mut R, pipeline: &Pipeline, is_cluster: bool) -> io::Result<()> {
+    let mut input = Vec::with_capacity(INPUT);
+    loop {
+        let length = input.len();
+        if length == input.capacity() {
+            // Only a reply longer than the buffer fills it; resp::parse bounds that.
+            input.reserve(INPUT);
+        }
+        let room = input.capacity();
+        let (read, slice) = reader.read(input.slice_mut(length..room)).await;
+        input = slice.into_inner();
+        if read? == 0 {
+            return Err(io::Error::other("the server closed the connection"));
+        }
+        let mut used = 0;
+        while let Some(parsed) = resp::parse(&input[used..]).map_err(io::Error::other)? {
+            let text = used + parsed.error_text.0..used + parsed.error_text.1;
+            used += parsed.used;
+            let remedy = match &parsed.reply {
+                Reply::Unasked => continue,
+                Reply::Error(error) => Some(error.remedy()),
+                Reply::Redirect(_) if !is_cluster => Some(Remedy::Wait),
+                _ => None,
+            };
+            pipeline.answer(parsed.reply, now()).map_err(io::Error::other)?;
+            if let Some(remedy) = remedy.filter(|remedy| remedy.is_worth_telling()) {
+                let text = String::from_utf8_lossy(&input[text]);
+                pipeline.observer().server_error(&text);
+                if remedy == Remedy::Reconnect {
+                    return Err(io::Error::other(text.into_owned()));
+                }
+            }
+        }
+        input.drain(..used);
+    }
+}
+
+/// Ends waits whose deadline has passed, and the connection when its server owes a reply for too long or has none to give
+/// any more.
+async fn watch(pipeline: &Pipeline) -> io::Result<()> {
+    loop {
+        let present = now();
+        let next = pipeline.expire(present);
+        let oldest = pipeline.oldest();
+        if oldest.is_none() && pipeline.is_retired() {
+            return Err(io::Error::other("the server has no slots any more"));
+        }
+        let stalled = oldest.map(|deadline| deadline.after(STALL_MAX));
+        if stalled.is_some_and(|at| at <= present) {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the server stopped answering"));
+        }
+        let look_again = next.into_iter().chain(stalled).min();
+        pipeline.looks_at(look_again);
+        match look_again {
+            Some(at) => {
+                // The runtime's timer counts milliseconds.
+                let pause = at.since(present).max(Duration::from_millis(1));
+                monoio::select! {
+                    () = monoio::time::sleep(pause) => {}
+                    () = pipeline.earlier_deadline() => {}
+                }
+            }
+            None => pipeline.earlier_deadline().await,
+        }
+    }
+}

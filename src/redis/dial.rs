@@ -1,0 +1,133 @@
+//! Connections to servers, by whatever way they are reached, and single questions on them.
+//!
+//! Shell. Every wait is bounded by [`OPEN_TIMEOUT`].
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell: opens connections to Redis")]
+
+use super::resp;
+use super::tls::Secure;
+use super::{Address, Credentials, Settings};
+use crate::resolve::Resolver;
+use monoio::buf::IoBufMut;
+use monoio::io::{AsyncReadRent, AsyncWriteRent, AsyncWriteRentExt};
+use monoio::net::{TcpStream, UnixStream};
+use redis_protocol::resp2::types::OwnedFrame;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// For connect, for the commands that open a connection, and for a question on one of its own, each.
+pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Bytes read at once of what is answered while a connection is opened.
+const INPUT: usize = 4 * 1024;
+
+/// Reaches servers.
+pub struct Dialer {
+    pub(super) settings: Settings,
+    pub(super) tls: Option<Secure>,
+    resolver: Arc<Resolver>,
+}
+
+impl Dialer {
+    /// `resolver` knows the addresses of names.
+    pub fn new(settings: Settings, resolver: Arc<Resolver>, tls: Option<Secure>) -> Dialer {
+        Dialer { settings, tls, resolver }
+    }
+
+    /// Connects. Of a name with several addresses each `turn` takes another.
+    pub(super) async fn tcp(&self, host: &str, port: u16, turn: usize) -> io::Result<TcpStream> {
+        let target = self.resolver.target(host, port);
+        let Some(address) = target.address(turn) else {
+            return Err(io::Error::other(format!("{host} does not resolve")));
+        };
+        let connected = bounded(TcpStream::connect_addr(address)).await;
+        if connected.is_err() {
+            self.resolver.ask(&target);
+        }
+        let stream = connected?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+
+    /// Asks a server one question on a connection of its own, in RESP2.
+    pub(super) async fn inquire(
+        &self,
+        server: &Address,
+        credentials: Option<&Credentials>,
+        question: &[&[u8]],
+        turn: usize,
+    ) -> io::Result<OwnedFrame> {
+        match (server, &self.tls) {
+            (Address::Unix(path), _) => {
+                inquire_on(bounded(UnixStream::connect(path)).await?, credentials, question).await
+            }
+            (Address::Tcp { host, port }, None) => {
+                inquire_on(self.tcp(host, *port, turn).await?, credentials, question).await
+            }
+            (Address::Tcp { host, port }, Some(tls)) => {
+                let stream = self.tcp(host, *port, turn).await?;
+                inquire_on(bounded(tls.open(host, stream)).await?, credentials, question).await
+            }
+        }
+    }
+}
+
+async fn inquire_on<S>(mut stream: S, credentials: Option<&Credentials>, question: &[&[u8]]) -> io::Result<OwnedFrame>
+where
+    S: AsyncReadRent + AsyncWriteRent,
+{
+    bounded(async {
+        if let Some(credentials) = credentials {
+            ask(&mut stream, &auth(credentials), "AUTH").await?;
+        }
+        let name = String::from_utf8_lossy(question[0]).into_owned();
+        let answer = ask(&mut stream, question, &name).await?;
+        resp::frame(&answer).map_err(io::Error::other)?.ok_or_else(|| io::Error::other("half an answer"))
+    })
+    .await
+}
+
+/// AUTH as these credentials want it.
+pub(super) fn auth(credentials: &Credentials) -> Vec<&[u8]> {
+    let user = credentials.username.as_ref().map(String::as_bytes);
+    [Some(b"AUTH".as_slice()), user, Some(credentials.password.as_bytes())].into_iter().flatten().collect()
+}
+
+/// Waits for no longer than opening a connection may take.
+pub(super) async fn bounded<T>(open: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    match monoio::time::timeout(OPEN_TIMEOUT, open).await {
+        Ok(result) => result,
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer while connecting")),
+    }
+}
+
+/// Sends one command by itself and gives its whole reply; an error reply is an error.
+pub(super) async fn ask<S>(stream: &mut S, parts: &[&[u8]], name: &str) -> io::Result<Vec<u8>>
+where
+    S: AsyncReadRent + AsyncWriteRent,
+{
+    stream.write_all(resp::command(parts)).await.0?;
+    let mut input = Vec::with_capacity(INPUT);
+    loop {
+        let length = input.len();
+        if length == input.capacity() {
+            input.reserve(INPUT);
+        }
+        let room = input.capacity();
+        let (read, slice) = stream.read(input.slice_mut(length..room)).await;
+        input = slice.into_inner();
+        if read? == 0 {
+            return Err(io::Error::other(format!("the connection was closed at {name}")));
+        }
+        if resp::measure(&input, resp::ANSWER_MAX).map_err(io::Error::other)?.is_none() {
+            continue;
+        }
+        if let Some(text) = resp::refusal(&input) {
+            let text = String::from_utf8_lossy(text);
+            // Some servers repeat the command's arguments: of AUTH, only the error's code may be told.
+            let text = if name == "AUTH" { text.split(' ').next().unwrap_or_default() } else { &text };
+            return Err(io::Error::other(format!("{name}: {text}")));
+        }
+        return Ok(input);
+    }
+}

@@ -1,0 +1,140 @@
+//! A Redis Cluster: three primaries, each with a replica, all real.
+
+use super::redis::{Redis, hold_port, port_of};
+use super::until;
+use socket2::Socket;
+
+/// Slots of a cluster.
+const SLOTS: u16 = 16_384;
+
+/// Servers that had slots at the start.
+pub const PRIMARIES: usize = 3;
+
+pub struct Cluster {
+    /// The primaries, then the replica of each.
+    pub servers: Vec<Redis>,
+    _bus_ports: Vec<Socket>,
+}
+
+impl Cluster {
+    /// Without replicas, which take a second to come up.
+    pub fn of_primaries() -> Cluster {
+        Cluster::start(PRIMARIES)
+    }
+
+    pub fn with_replicas() -> Cluster {
+        Cluster::start(2 * PRIMARIES)
+    }
+
+    fn start(count: usize) -> Cluster {
+        let bus_ports: Vec<Socket> = (0..count).map(|_| hold_port()).collect();
+        let server = |bus: &Socket| {
+            let bus = port_of(bus).to_string();
+            Redis::start_with(
+                &[
+                    &["--cluster-enabled", "yes", "--cluster-port", &bus][..],
+                    &["--cluster-node-timeout", "1000", "--cluster-replica-validity-factor", "0"],
+                ]
+                .concat(),
+            )
+        };
+        let cluster = Cluster { servers: bus_ports.iter().map(server).collect(), _bus_ports: bus_ports };
+        let share = SLOTS / PRIMARIES as u16;
+        for (number, primary) in cluster.servers[..PRIMARIES].iter().enumerate() {
+            let first = share * number as u16;
+            let last = if number == PRIMARIES - 1 { SLOTS - 1 } else { first + share - 1 };
+            let epoch = (number + 1).to_string();
+            ask(primary, &["CLUSTER", "SET-CONFIG-EPOCH", &epoch]);
+            ask(primary, &["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()]);
+        }
+        for (server, bus) in cluster.servers.iter().zip(&cluster._bus_ports).skip(1) {
+            let (port, bus) = (server.port.to_string(), port_of(bus).to_string());
+            ask(&cluster.servers[0], &["CLUSTER", "MEET", "127.0.0.1", &port, &bus]);
+        }
+        until("all servers know each other", || {
+            cluster
+                .servers
+                .iter()
+                .all(|server| nodes(server).lines().filter(|line| !line.contains("handshake")).count() == count)
+        });
+        for (primary, replica) in cluster.servers[..PRIMARIES].iter().zip(&cluster.servers[PRIMARIES..]) {
+            let id = id(primary);
+            until("a replica follows", || {
+                redis::cmd("CLUSTER").arg(&["REPLICATE", &id]).exec(&mut replica.connection()).is_ok()
+            });
+        }
+        cluster.settle();
+        cluster
+    }
+
+    /// Waits until every server says that the cluster is whole, and every replica has caught up.
+    pub fn settle(&self) {
+        until("the cluster is whole", || {
+            self.servers.iter().all(|server| {
+                let state: String = redis::cmd("CLUSTER").arg("INFO").query(&mut server.connection()).unwrap();
+                state.contains("cluster_state:ok") && state.contains("cluster_slots_ok:16384")
+            })
+        });
+        for replica in &self.servers[PRIMARIES.min(self.servers.len())..] {
+            until("the replica has caught up", || {
+                super::sentinel::info(replica, "replication").contains("master_link_status:up")
+            });
+        }
+    }
+
+    /// The URL of a store in this cluster; two seeds, the rest must be found.
+    pub fn url(&self) -> String {
+        format!("redis+cluster://127.0.0.1:{},127.0.0.1:{}", self.servers[0].port, self.servers[1].port)
+    }
+
+    /// The place of the primary that had the slot of a key at the start.
+    pub fn owner_of(&self, key: &str) -> usize {
+        (usize::from(slot_of(key)) / (usize::from(SLOTS) / PRIMARIES)).min(PRIMARIES - 1)
+    }
+
+    /// Begins to move a key's slot from one primary to another; gives the keys that are in it.
+    pub fn begin_move(&self, slot: u16, from: usize, to: usize) -> Vec<String> {
+        let slot_text = slot.to_string();
+        ask(&self.servers[to], &["CLUSTER", "SETSLOT", &slot_text, "IMPORTING", &id(&self.servers[from])]);
+        ask(&self.servers[from], &["CLUSTER", "SETSLOT", &slot_text, "MIGRATING", &id(&self.servers[to])]);
+        let mut source = self.servers[from].connection();
+        redis::cmd("CLUSTER").arg(&["GETKEYSINSLOT", &slot_text, "1000"]).query(&mut source).unwrap()
+    }
+
+    /// Moves these keys.
+    pub fn move_keys(&self, keys: &[String], from: usize, to: usize) {
+        let port = self.servers[to].port.to_string();
+        for key in keys {
+            // One that has expired meanwhile is no key any more, which is no error.
+            ask(&self.servers[from], &["MIGRATE", "127.0.0.1", &port, key, "0", "5000", "REPLACE"]);
+        }
+    }
+
+    /// Ends the move of a slot: everybody is told.
+    pub fn end_move(&self, slot: u16, to: usize) {
+        let (slot, id) = (slot.to_string(), id(&self.servers[to]));
+        for server in self.servers[to..to + 1].iter().chain(&self.servers[..PRIMARIES]) {
+            ask(server, &["CLUSTER", "SETSLOT", &slot, "NODE", &id]);
+        }
+    }
+}
+
+/// The slot of a key.
+pub fn slot_of(key: &str) -> u16 {
+    redis_protocol::redis_keyslot(key.as_bytes())
+}
+
+fn ask(server: &Redis, command: &[&str]) {
+    redis::cmd(command[0])
+        .arg(&command[1..])
+        .exec(&mut server.connection())
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+}
+
+fn nodes(server: &Redis) -> String {
+    redis::cmd("CLUSTER").arg("NODES").query(&mut server.connection()).unwrap()
+}
+
+fn id(server: &Redis) -> String {
+    redis::cmd("CLUSTER").arg("MYID").query(&mut server.connection()).unwrap()
+}

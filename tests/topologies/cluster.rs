@@ -1,0 +1,162 @@
+use super::{ask, assert_none_failed, count, gateway, is_limited, under_load, until_limits_hold};
+use crate::support::cluster::{Cluster, PRIMARIES, slot_of};
+use crate::support::fields::remaining;
+use crate::support::gateway::Gateway;
+use crate::support::store::{limit, user_of};
+use crate::support::until;
+use std::time::{Duration, Instant};
+
+/// The others wait a second before they call a primary down, then they vote, and the map is asked for a few times a second.
+const FAILOVER_MAX: Duration = Duration::from_secs(15);
+
+fn start(cluster: &Cluster, store: &str, rest: &str) -> Gateway {
+    let gateway = gateway(&cluster.url(), store, rest);
+    until("both workers are connected to all primaries", || {
+        gateway.metric("rateguard_store_connections") == 2.0 * PRIMARIES as f64
+    });
+    gateway
+}
+
+/// A user whose bucket belongs to this primary.
+fn user_on(cluster: &Cluster, primary: usize) -> String {
+    let user = |number: usize| format!("user-{number}");
+    let place = |user: &String| cluster.owner_of(&key(user));
+    (0..).map(user).find(|user| place(user) == primary).unwrap()
+}
+
+fn key(user: &str) -> String {
+    format!("rate_limit:{{{}}}:-:x", user_of(user))
+}
+
+#[test]
+fn each_bucket_is_on_the_primary_that_has_its_slot() {
+    let cluster = Cluster::of_primaries();
+    let gateway = start(&cluster, "deadline = \"5s\"", &limit("x", "\"user\"", 2));
+    for number in 0..30 {
+        let user = format!("u{number}");
+        assert_eq!([0; 3].map(|_| ask(&gateway, &user).status), [200, 200, 429], "{user}");
+        let owner = &cluster.servers[cluster.owner_of(&key(&user))];
+        let exists: bool = redis::cmd("EXISTS").arg(key(&user)).query(&mut owner.connection()).unwrap();
+        assert!(exists, "{user}");
+    }
+    assert_eq!(count(&gateway, "fail_open"), 0.0);
+    assert_eq!(gateway.log_of("the store answered with an error").len(), 0);
+}
+
+/// Slots move to and fro while users ask; whatever state a move is in, each token is spent once and nobody passes unlimited.
+#[test]
+fn limits_are_exact_while_slots_move() {
+    const BURST: i64 = 400;
+    let cluster = Cluster::of_primaries();
+    let gateway = start(&cluster, "deadline = \"5s\"", &limit("x", "\"user\"", BURST as u64));
+    let users = 3;
+    let slots: Vec<(u16, usize)> = (0..users)
+        .map(|number| key(&format!("loader-{number}")))
+        .map(|key| (slot_of(&key), cluster.owner_of(&key)))
+        .collect();
+    let answers = under_load(gateway.address, users, || {
+        for round in 0..6 {
+            for &(slot, home) in &slots {
+                let (from, to) = ((home + round) % PRIMARIES, (home + round + 1) % PRIMARIES);
+                let keys = cluster.begin_move(slot, from, to);
+                cluster.move_keys(&keys, from, to);
+                // A bucket may have come to be on the old server meanwhile.
+                let late = cluster.begin_move(slot, from, to);
+                cluster.move_keys(&late, from, to);
+                cluster.end_move(slot, to);
+            }
+        }
+        until("all users have spent their tokens", || count(&gateway, "allow") >= (users as i64 * BURST) as f64);
+    });
+    assert_none_failed(&answers);
+    for answers in &answers {
+        assert!(answers.iter().all(is_limited), "somebody passed without the store");
+        let admitted = answers.iter().filter(|answer| answer.status == 200).count();
+        assert_eq!(admitted as i64, BURST);
+        let left: Vec<i64> = answers.iter().take(BURST as usize).map(|answer| remaining(answer, "x")).collect();
+        assert!(left.iter().rev().copied().eq(0..BURST), "{left:?}");
+    }
+    assert_eq!(gateway.log_of("the store answered with an error").len(), 0, "{:?}", gateway.log());
+}
+
+/// In the middle of a move a bucket that has gone over is asked for there, and one that is still here is asked for here.
+#[test]
+fn a_slot_under_way_is_asked_for_where_its_bucket_is() {
+    let cluster = Cluster::of_primaries();
+    let gateway = start(&cluster, "deadline = \"5s\"", &limit("x", "\"user\"", 5));
+    let user = user_on(&cluster, 0);
+    let slot = slot_of(&key(&user));
+    assert_eq!(remaining(&ask(&gateway, &user), "x"), 4);
+    let keys = cluster.begin_move(slot, 0, 1);
+    assert_eq!(keys, [key(&user)]);
+    assert_eq!(remaining(&ask(&gateway, &user), "x"), 3);
+    cluster.move_keys(&keys, 0, 1);
+    // ASK each time: the slot is not the other's yet.
+    assert_eq!(remaining(&ask(&gateway, &user), "x"), 2);
+    // Its new server does not know the script any more: asked once more, and announced once more.
+    redis::cmd("SCRIPT").arg("FLUSH").exec(&mut cluster.servers[1].connection()).unwrap();
+    assert_eq!(remaining(&ask(&gateway, &user), "x"), 1);
+    cluster.end_move(slot, 1);
+    // MOVED once for each worker, then straight.
+    for left in [0, 0, 0] {
+        assert_eq!(remaining(&ask(&gateway, &user), "x"), left);
+    }
+    assert_eq!(count(&gateway, "fail_open"), 0.0);
+}
+
+#[test]
+fn a_killed_primary_costs_its_slots_a_failover_and_the_others_nothing() {
+    let mut cluster = Cluster::with_replicas();
+    let gateway = start(&cluster, "", &limit("x", "\"user\"", 100_000));
+    let users = [0, 1, 2].map(|primary| user_on(&cluster, primary));
+    let answers = under_load(gateway.address, 2, || {
+        cluster.servers[0].kill();
+        until("its users pass without the store", || !is_limited(&ask(&gateway, &users[0])));
+        let killed = Instant::now();
+        while !is_limited(&ask(&gateway, &users[0])) {
+            for other in &users[1..] {
+                assert_eq!(ask(&gateway, other).status, 200);
+            }
+            assert!(killed.elapsed() < FAILOVER_MAX, "no failover within {FAILOVER_MAX:?}");
+        }
+    });
+    assert_none_failed(&answers);
+    until_limits_hold(&gateway);
+    let lost = gateway.log_of("store lost; trying to reconnect");
+    let dead = format!("127.0.0.1:{}", cluster.servers[0].port);
+    assert!(lost.iter().all(|line| line["server"] == dead.as_str()), "{lost:?}");
+    until("both workers have let go of it", || gateway.log_of("the server has left the store's cluster").len() == 2);
+}
+
+#[test]
+fn a_cluster_that_is_not_there_lets_requests_pass_and_is_found_later() {
+    let mut cluster = Cluster::of_primaries();
+    for server in &mut cluster.servers {
+        server.kill();
+    }
+    let gateway = gateway(&cluster.url(), "", &limit("x", "\"user\"", 2));
+    until("both workers have told", || gateway.log_of("no server tells the map of the cluster").len() == 2);
+    assert_eq!(ask(&gateway, "alice").status, 200);
+    for server in &mut cluster.servers {
+        server.launch();
+    }
+    cluster.settle();
+    until_limits_hold(&gateway);
+    assert_eq!(gateway.log_of("the map of the cluster is known").len(), 2);
+}
+
+/// Who names one of a cluster's servers as if it were the only one is told of the mistake, and nobody hangs.
+#[test]
+fn a_cluster_s_server_that_is_taken_for_the_only_one_says_so() {
+    let cluster = Cluster::of_primaries();
+    let gateway = gateway(&cluster.servers[0].url(), "deadline = \"5s\"", &limit("x", "\"user\"", 2));
+    gateway.until_store_connected();
+    let elsewhere = user_on(&cluster, 1);
+    let answer = ask(&gateway, &elsewhere);
+    assert_eq!((answer.status, is_limited(&answer)), (200, false));
+    until("it is logged", || !gateway.log_of("the store answered with an error").is_empty());
+    let said = &gateway.log_of("the store answered with an error")[0];
+    assert!(said["error"].as_str().unwrap().starts_with("MOVED "), "{said}");
+    assert!(is_limited(&ask(&gateway, &user_on(&cluster, 0))));
+    assert_eq!(gateway.metric("rateguard_store_errors_total{kind=\"cluster\"}"), 1.0);
+}
