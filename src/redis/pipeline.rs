@@ -219,15 +219,15 @@ impl Pipeline {
             return Err("a reply to nothing");
         };
         let is_good = !matches!(reply, Reply::Error(error) if error.is_of_the_store());
-        // What was given up has been counted then.
-        let (is_probe, is_counted) = match self.slots.borrow().get(key) {
-            Some(slot) => (slot.is_probe, slot.outcome.is_some()),
+        // What comes late has been counted when its deadline passed, and is no good news: nobody waits that long.
+        let (is_probe, is_late) = match self.slots.borrow().get(key) {
+            Some(slot) => (slot.is_probe, slot.deadline <= now),
             None => (false, true),
         };
         self.settle(key, Ok(reply));
         let change = self.with_breaker(|breaker| match (is_probe, is_good) {
             (true, _) => breaker.probed(now, is_good),
-            (false, _) if is_counted => None,
+            (false, _) if is_late => None,
             (false, false) => breaker.failed(now),
             (false, true) => {
                 breaker.succeeded();
