@@ -13,6 +13,9 @@ mod hang;
 /// Something on Redis's port that does not speak like Redis.
 mod liar;
 
+/// The line to Redis fails, and neither end is told.
+mod line;
+
 /// Redis is gone and comes back.
 mod outage;
 
@@ -24,6 +27,9 @@ mod pulse;
 
 /// Redis answers with errors.
 mod refusal;
+
+/// Redis is in a state in which it refuses.
+mod states;
 
 /// Redis behind TLS.
 mod tls;

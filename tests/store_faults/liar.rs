@@ -1,4 +1,4 @@
-use super::{assert_requests_pass_unlimited, gateway, until_limits_hold};
+use super::{assert_requests_pass_unlimited, errors, gateway, until_limits_hold};
 use crate::support::gateway::Gateway;
 use crate::support::origin::Origin;
 use crate::support::store::limit;
@@ -7,9 +7,10 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 /// What the liar does with a decision; a false return ends the connection.
-type Lie = fn(&mut TcpStream) -> bool;
+type Lie = Box<dyn Fn(&mut TcpStream) -> bool + Send + Sync>;
 
 /// A stand-in for Redis that opens conversations as Redis does and then lies, until it is told to be honest: then every
 /// bucket it speaks of has one token, and the second request of anybody is denied.
@@ -19,11 +20,12 @@ struct Liar {
 }
 
 impl Liar {
-    fn start(lie: Lie) -> Liar {
+    fn start(lie: impl Fn(&mut TcpStream) -> bool + Send + Sync + 'static) -> Liar {
+        let lie: Lie = Box::new(lie);
         let is_honest = Arc::new(AtomicBool::new(false));
         let honest = is_honest.clone();
         let origin = Origin::new(move |stream, _| {
-            let _ = converse(stream, lie, &honest);
+            let _ = converse(stream, &lie, &honest);
         });
         Liar { origin, is_honest }
     }
@@ -33,7 +35,7 @@ impl Liar {
     }
 }
 
-fn converse(stream: TcpStream, lie: Lie, is_honest: &AtomicBool) -> std::io::Result<()> {
+fn converse(stream: TcpStream, lie: &Lie, is_honest: &AtomicBool) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut stream = stream;
     let mut seen = std::collections::HashSet::new();
@@ -74,7 +76,7 @@ fn say(stream: &mut TcpStream, bytes: &[u8]) -> bool {
 }
 
 /// Requests pass as if nothing were, and once the liar is honest its word counts.
-fn survives(lie: Lie) {
+fn survives(lie: impl Fn(&mut TcpStream) -> bool + Send + Sync + 'static) {
     let liar = Liar::start(lie);
     let gateway = liar.gateway();
     gateway.until_store_connected();
@@ -84,7 +86,7 @@ fn survives(lie: Lie) {
 }
 
 /// As `survives`; and a stream that cannot be understood any more is given up for a new one.
-fn survives_and_reconnects(lie: Lie) {
+fn survives_and_reconnects(lie: impl Fn(&mut TcpStream) -> bool + Send + Sync + 'static) {
     let liar = Liar::start(lie);
     let gateway = liar.gateway();
     gateway.until_store_connected();
@@ -172,12 +174,92 @@ fn a_null_and_other_things_that_are_no_levels() {
     survives(|stream| say(stream, b"*1\r\n$1\r\n1\r\n"));
 }
 
+/// What becomes of an error besides that requests pass at once.
+#[derive(Clone, Copy, PartialEq)]
+enum Consequence {
+    /// The server is asked again later.
+    Pause,
+    /// The connection is given up.
+    Reconnect,
+    /// None: it concerns this key alone.
+    Nothing,
+}
+
+/// Every decision is answered with this error, which is counted as `kind`; then the liar is honest.
+fn survives_an_error(text: &'static str, kind: &str, consequence: Consequence) {
+    let liar = Liar::start(move |stream| say(stream, format!("-{text}\r\n").as_bytes()));
+    let gateway = liar.gateway();
+    gateway.until_store_connected();
+    let begun = Instant::now();
+    assert_requests_pass_unlimited(&gateway);
+    assert!(errors(&gateway, kind) > 0.0, "{text} is not counted as {kind}");
+    assert_eq!(errors(&gateway, "protocol"), 0.0, "{text}");
+    let opened = gateway.log_of("the store keeps failing; decisions do not wait for it").len();
+    let is_told = |line: &serde_json::Value| line["error"].as_str().is_some_and(|error| error.contains(text));
+    until("the error is told", || gateway.log_of("the store answered with an error").iter().any(is_told));
+    let told = gateway.log_of("the store answered with an error").len() as u64;
+    assert!(told <= 2 * (begun.elapsed().as_secs() + 2), "{text} is told {told} times");
+    if consequence == Consequence::Nothing {
+        assert_eq!((opened, errors(&gateway, "breaker")), (0, 0.0), "{text}");
+    }
+    match consequence {
+        Consequence::Reconnect => until("there is a new connection", || liar.origin.connections() > 2),
+        _ => assert_eq!(liar.origin.connections(), 2, "{text} is no reason to reconnect"),
+    }
+    liar.is_honest.store(true, Ordering::Relaxed);
+    until_limits_hold(&gateway);
+}
+
 #[test]
-fn errors_of_all_kinds() {
-    survives(|stream| say(stream, b"-LOADING Redis is loading the dataset in memory\r\n"));
-    survives(|stream| say(stream, b"-BUSY Redis is busy running a script\r\n"));
-    survives(|stream| say(stream, b"-MASTERDOWN Link with MASTER is down\r\n"));
+fn errors_that_pass_or_that_an_operator_ends() {
+    for (text, kind) in [
+        ("LOADING Redis is loading the dataset in memory", "loading"),
+        ("BUSY Redis is busy running a script", "busy"),
+        ("NOREPLICAS Not enough good replicas to write.", "primary_down"),
+        ("OOM command not allowed when used memory > 'maxmemory'.", "out_of_memory"),
+        ("MISCONF Redis is configured to save RDB snapshots", "misconfigured"),
+    ] {
+        survives_an_error(text, kind, Consequence::Pause);
+    }
+}
+
+#[test]
+fn errors_of_rights_and_of_a_whole_cluster_and_without_a_code() {
+    for (text, kind) in [
+        ("NOPERM this user has no permissions to run the 'evalsha' command", "auth"),
+        ("CLUSTERDOWN The cluster is down", "cluster"),
+        ("ERR something else", "server"),
+        ("", "server"),
+    ] {
+        survives_an_error(text, kind, Consequence::Pause);
+    }
     survives(|stream| say(stream, b"-ERR \xff\xfe\r\n"));
+}
+
+#[test]
+fn errors_of_a_server_whose_role_has_changed() {
+    for (text, kind) in [
+        ("READONLY You can't write against a read only replica.", "read_only"),
+        ("MASTERDOWN Link with MASTER is down", "primary_down"),
+        ("NOAUTH Authentication required.", "auth"),
+        ("WRONGPASS invalid username-password pair or user is disabled.", "auth"),
+    ] {
+        survives_an_error(text, kind, Consequence::Reconnect);
+    }
+}
+
+/// Nobody follows these from a URL of one server; but they say nothing of other keys.
+#[test]
+fn errors_of_one_key() {
+    for (text, kind) in [
+        ("MOVED 3999 127.0.0.1:6381", "cluster"),
+        ("ASK 3999 127.0.0.1:6381", "cluster"),
+        ("TRYAGAIN Multiple keys request during rehashing of slot", "cluster"),
+        ("CROSSSLOT Keys in request don't hash to the same slot", "cluster"),
+        ("WRONGTYPE Operation against a key holding the wrong kind of value", "wrong_type"),
+    ] {
+        survives_an_error(text, kind, Consequence::Nothing);
+    }
 }
 
 /// Asked twice it would loop: the second answer counts as an error.

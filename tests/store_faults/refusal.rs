@@ -1,4 +1,4 @@
-use super::{assert_requests_pass_unlimited, errors, gateway, until_limits_hold};
+use super::{ask_as_new_user, assert_requests_pass_unlimited, errors, gateway, until_limits_hold};
 use crate::support::client::Client;
 use crate::support::fields::{rate_limit, remaining};
 use crate::support::gateway::Gateway;
@@ -6,37 +6,45 @@ use crate::support::redis::Redis;
 use crate::support::store::{decisions, limit, limit_with};
 use crate::support::until;
 
-const DEADLINE: &str = "deadline = \"5s\"";
+pub const DEADLINE: &str = "deadline = \"5s\"";
 
-fn connected(redis: &Redis, store: &str, rest: &str) -> Gateway {
+pub fn connected(redis: &Redis, store: &str, rest: &str) -> Gateway {
     let gateway = gateway(&redis.url(), store, rest);
     gateway.until_store_connected();
     gateway
 }
 
-fn tell(redis: &Redis, words: &[&str]) {
+pub fn tell(redis: &Redis, words: &[&str]) {
     redis::cmd(words[0]).arg(&words[1..]).exec(&mut redis.connection()).unwrap();
 }
 
-fn until_error_is_logged(gateway: &Gateway, error: &str) {
+/// Asks meanwhile: after another error of the same second it is told only when it comes again.
+pub fn until_error_is_logged(gateway: &Gateway, error: &str) {
     until("the error is logged", || {
+        ask_as_new_user(gateway.address);
         let lines = gateway.log_of("the store answered with an error");
         lines.iter().any(|line| line["error"].as_str().unwrap().contains(error))
     });
 }
 
 /// The limits hold, then Redis refuses, then it does not any more.
+pub fn passes_while(gateway: &Gateway, refuse: impl FnOnce(), stop: impl FnOnce(), error: &str, kind: &str) {
+    until_limits_hold(gateway);
+    let before = [gateway.metric(&decisions("x", "fail_open")), errors(gateway, kind)];
+    refuse();
+    assert_requests_pass_unlimited(gateway);
+    assert!(gateway.metric(&decisions("x", "fail_open")) >= before[0] + 20.0);
+    assert!(errors(gateway, kind) > before[1], "{error} is not counted as {kind}");
+    until_error_is_logged(gateway, error);
+    stop();
+    until_limits_hold(gateway);
+}
+
+/// As `passes_while`, with one command that makes Redis refuse and one that ends it.
 fn passes_while_redis_refuses(refuse: &[&str], stop: &[&str], error: &str, kind: &str) -> Gateway {
     let redis = Redis::start();
     let gateway = connected(&redis, DEADLINE, &limit("x", "\"user\"", 2));
-    until_limits_hold(&gateway);
-    tell(&redis, refuse);
-    assert_requests_pass_unlimited(&gateway);
-    assert!(gateway.metric(&decisions("x", "fail_open")) >= 20.0);
-    assert!(errors(&gateway, kind) > 0.0);
-    until_error_is_logged(&gateway, error);
-    tell(&redis, stop);
-    until_limits_hold(&gateway);
+    passes_while(&gateway, || tell(&redis, refuse), || tell(&redis, stop), error, kind);
     gateway
 }
 
@@ -57,6 +65,13 @@ fn requests_pass_while_redis_is_a_replica() {
     let master = ["REPLICAOF", "127.0.0.1", nobody.as_str()];
     let gateway = passes_while_redis_refuses(&master, &["REPLICAOF", "NO", "ONE"], "READONLY", "read_only");
     assert!(gateway.log_of("store connected").len() > 2, "its name may lead to another server now");
+}
+
+#[test]
+fn requests_pass_while_a_primary_has_too_few_replicas() {
+    let [refuse, stop] = ["1", "0"].map(|replicas| ["CONFIG", "SET", "min-replicas-to-write", replicas]);
+    let gateway = passes_while_redis_refuses(&refuse, &stop, "NOREPLICAS", "primary_down");
+    assert_eq!(gateway.log_of("store connected").len(), 2, "that is no reason to reconnect");
 }
 
 #[test]
