@@ -85,6 +85,12 @@ impl Worker {
         self.totals.store_errors[error as usize].add(1);
     }
 
+    /// Counts one write to the store, of so many commands.
+    pub fn store_write(&self, commands: u64) {
+        self.totals.store_writes.add(1);
+        self.totals.store_commands.add(commands);
+    }
+
     /// Says how many connections to the store this worker has.
     pub fn store_connections(&self, connections: u64) {
         self.totals.store_connections.set(connections);
@@ -192,6 +198,8 @@ impl Registry {
             decisions: self.merge_rows(&self.names.limits, |worker| &worker.limits),
             decision_duration: Histogram::merge(totals().map(|t| &t.decision_duration)),
             store_errors: merge(totals().map(|t| &t.store_errors)),
+            store_writes: totals().map(|t| t.store_writes.read()).fold(0, u64::wrapping_add),
+            store_commands: totals().map(|t| t.store_commands.read()).fold(0, u64::wrapping_add),
             store_connections: totals().map(|t| t.store_connections.read()).fold(0, u64::wrapping_add),
             store_breakers_open: totals().map(|t| t.store_breakers_open.read()).fold(0, u64::wrapping_add),
             denied_from_cache: totals().map(|t| t.denied_from_cache.read()).fold(0, u64::wrapping_add),
@@ -245,6 +253,10 @@ pub struct Snapshot {
     pub decision_duration: Distribution,
     /// Decisions that the store did not give, by [`StoreError::ALL`].
     pub store_errors: [u64; StoreError::ALL.len()],
+    /// Writes to the store.
+    pub store_writes: u64,
+    /// Commands in those writes.
+    pub store_commands: u64,
     /// Connections to the store: one for each worker, in a cluster one to each primary.
     pub store_connections: u64,
     /// Breakers that are open, one for each connection.
@@ -326,6 +338,8 @@ struct Totals {
     decision_duration: Histogram,
     upstream_duration: Histogram,
     store_errors: [Count; StoreError::ALL.len()],
+    store_writes: Count,
+    store_commands: Count,
     store_connections: Count,
     store_breakers_open: Count,
     denied_from_cache: Count,

@@ -421,7 +421,7 @@ impl Watcher for StoreWatcher {
     }
 }
 
-/// Tells of one server's connection and breaker, once per change.
+/// Tells of one server's connection and breaker, once per change, and counts what is written to it.
 struct StoreLog {
     state: Rc<StoreState>,
     server: String,
@@ -483,6 +483,10 @@ impl Observer for StoreLog {
             }
             Change::Closed => tracing::info!(worker, server, "the store answers again"),
         }
+    }
+
+    fn writes(&self, commands: u64) {
+        self.state.metrics.store_write(commands);
     }
 
     fn server_error(&self, text: &str) {

@@ -21,3 +21,6 @@ mod separation;
 
 /// What a backend could take for a limited request, or for another caller's, is counted as such or refused.
 mod spellings;
+
+/// How many commands go to Redis in one write, as the metrics tell.
+mod writes;

@@ -95,6 +95,13 @@ fn decisions(out: &mut DescriptorEncoder, counts: &Snapshot) -> fmt::Result {
         "Decisions that the store did not give, by reason.",
         rows.map(|(error, &n)| ([("kind", Value(error.label()))], n)),
     )?;
+    counter(out, "rateguard_store_writes", "Writes to the store, each of one or more commands.", counts.store_writes)?;
+    counter(
+        out,
+        "rateguard_store_commands",
+        "Commands in the writes to the store: one for each decision asked of it, probes and scripts sent again included.",
+        counts.store_commands,
+    )?;
     counter(
         out,
         "rateguard_denied_from_cache",

@@ -25,6 +25,7 @@ fn the_counts_of_two_workers_are_added() {
         worker.decision(0, Outcome::Deny);
         worker.decision_took(Duration::from_nanos(300));
         worker.store_error(StoreError::OutOfMemory);
+        worker.store_write(3);
         worker.upstream_error(0, UpstreamError::BadResponse);
         worker.upstream_retry(0);
         worker.upstream_took(Duration::from_millis(7));
@@ -46,6 +47,8 @@ fn the_counts_of_two_workers_are_added() {
         "rateguard_decisions_total{limit=\"per-user\",outcome=\"deny\"} 2",
         "rateguard_decision_duration_seconds_sum 6e-7",
         "rateguard_store_errors_total{kind=\"out_of_memory\"} 2",
+        "rateguard_store_writes_total 2",
+        "rateguard_store_commands_total 6",
         "rateguard_upstream_errors_total{upstream=\"api\",kind=\"bad_response\"} 2",
         "rateguard_upstream_retries_total{upstream=\"api\"} 2",
         "rateguard_upstream_duration_seconds_bucket{le=\"0.01\"} 2",

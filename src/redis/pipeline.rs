@@ -33,6 +33,8 @@ pub trait Observer {
     fn breaker(&self, change: Change);
     /// The server is not asked any more, since it has no slots of the cluster.
     fn retired(&self);
+    /// So many commands are about to be sent in one write.
+    fn writes(&self, commands: u64);
 }
 
 /// What a command is for.
@@ -52,6 +54,8 @@ pub(super) struct Pipeline {
     first_try: RefCell<Option<Waker>>,
     digest: RefCell<Vec<u8>>,
     out: RefCell<Vec<u8>>,
+    /// Commands in `out`.
+    asked: Cell<u64>,
     slots: RefCell<Slab<Slot>>,
     /// Slots of commands sent or about to be, in order.
     queue: RefCell<VecDeque<usize>>,
@@ -120,6 +124,7 @@ impl Pipeline {
             first_try: RefCell::default(),
             digest: RefCell::default(),
             out: RefCell::default(),
+            asked: Cell::default(),
             slots: RefCell::default(),
             queue: RefCell::default(),
             writer: RefCell::default(),
@@ -185,6 +190,7 @@ impl Pipeline {
 
     fn push(&self, purpose: Purpose, deadline: Micros, write: impl FnOnce(Purpose, &[u8], &mut Vec<u8>)) -> usize {
         write(purpose, &self.digest.borrow(), &mut self.out.borrow_mut());
+        self.asked.set(self.asked.get() + 1);
         let is_probe = purpose == Purpose::Probe;
         let key = self.slots.borrow_mut().insert(Slot {
             outcome: None,
@@ -243,6 +249,7 @@ impl Pipeline {
         self.is_up.set(false);
         self.first_try_is_over();
         self.out.borrow_mut().clear();
+        self.asked.set(0);
         let waiting = take(&mut *self.queue.borrow_mut());
         for key in waiting {
             self.settle(key, Err(Fault::Disconnected));
@@ -296,6 +303,7 @@ impl Pipeline {
     /// Takes what was asked since the last time, once there is something; gives `spare` for what will be.
     pub async fn batch(&self, spare: Vec<u8>) -> Vec<u8> {
         until(&self.writer, || !self.out.borrow().is_empty()).await;
+        self.observer.writes(self.asked.take());
         self.out.replace(spare)
     }
 
