@@ -10,6 +10,9 @@ mod memory;
 /// The deny cache against the script.
 mod denied;
 
+/// Leases: the scripts against the pure functions, and workers that lease against the limit.
+mod lease;
+
 use fastrand::Rng;
 use rateguard::limit::bucket::{PERIOD_MAX_US, Rate, Shape, UNITS_MAX};
 

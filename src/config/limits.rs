@@ -50,7 +50,7 @@ fn limit(section: &Section<'_>) -> Result<Limit, ConfigError> {
     }
     let count_preflight = section.read("count_preflight", false, |value| value.boolean())?;
     let on_failure = section.read("on_failure", None, |value| store::on_failure(value).map(Some))?;
-    Ok(Limit { name, scope, by, quota, cost, mode, plans, count_preflight, on_failure })
+    Ok(Limit { name, scope, by, quota, cost, mode, plans, count_preflight, on_failure, lease: 0 })
 }
 
 /// The keys `rate` and `burst`, checked together.

@@ -5,7 +5,9 @@
 
 pub mod bucket;
 pub mod denied;
+pub mod lease;
 pub mod memory;
+pub mod out;
 pub mod policy;
 pub mod script;
 mod table;

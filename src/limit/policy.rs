@@ -4,6 +4,7 @@
 //! Pure.
 
 use super::bucket::{BadShape, Level, Rate, Shape};
+use super::lease::LEASED_LIMITS_MAX;
 use super::{APPLIED_MAX, OnFailure, script};
 use crate::http::head::RequestHead;
 use crate::http::{Framing, Method, Refusal};
@@ -76,6 +77,8 @@ pub struct Limit {
     pub count_preflight: bool,
     /// What a request is worth without the store; `None` = as for the store.
     pub on_failure: Option<OnFailure>,
+    /// Tokens of a hot bucket that a worker takes at once at most; 0 = it asks for each request.
+    pub lease: u64,
 }
 
 /// Which part of a limit is enforced.
@@ -122,6 +125,8 @@ pub struct Rule {
     pub cost: u64,
     /// What a request is worth without the store.
     pub on_failure: OnFailure,
+    /// Tokens of a hot bucket that a worker takes at once at most.
+    pub lease: u64,
     own_on_failure: Option<OnFailure>,
     by: Vec<By>,
     count_preflight: bool,
@@ -224,6 +229,12 @@ impl Policy {
         let rules = sheet.applied.iter().map(|applied| &self.rules[applied.rule]);
         let mut counting = rules.filter(|rule| rule.mode == Mode::Enforce || on_failure == OnFailure::Local);
         counting.any(|rule| rule.on_failure == on_failure)
+    }
+
+    /// Whether all limits on the sheet may be leased: else a request asks the store anyway.
+    pub fn leases(&self, sheet: &Sheet) -> bool {
+        let leased = |applied: &Applied| self.rules[applied.rule].lease > 0;
+        (1..=LEASED_LIMITS_MAX).contains(&sheet.applied.len()) && sheet.applied.iter().all(leased)
     }
 
     /// The units that the sheet's levels of a limit are in.
@@ -336,6 +347,7 @@ impl Rule {
             mode: limit.mode,
             cost: limit.cost,
             on_failure: limit.on_failure.unwrap_or_default(),
+            lease: limit.lease,
             own_on_failure: limit.on_failure,
             by: limit.by.clone(),
             count_preflight: limit.count_preflight,

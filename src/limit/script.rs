@@ -17,6 +17,9 @@ use crate::time::Micros;
 /// The script's text, part of the binary.
 pub const TEXT: &str = include_str!("../../lua/token_bucket.lua");
 
+/// The text of the script that gives leases back.
+pub const GIVE_BACK: &str = include_str!("../../lua/give_back.lua");
+
 /// Answers that say "elsewhere" or "with the script" before a question is given up: a slot that moves while its new server
 /// has lost the script takes three.
 const HOPS_MAX: usize = 5;

@@ -27,6 +27,7 @@ fn limit(name: &str, rate: &str, burst: u64, mode: Mode) -> Limit {
         plans: Vec::new(),
         count_preflight: false,
         on_failure: None,
+        lease: 0,
     }
 }
 

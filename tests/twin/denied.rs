@@ -117,5 +117,6 @@ fn limit(name: &str) -> Limit {
         plans: Vec::new(),
         count_preflight: false,
         on_failure: None,
+        lease: 0,
     }
 }

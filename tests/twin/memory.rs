@@ -42,6 +42,7 @@ pub fn policy(random: &mut Rng, limits: usize) -> Policy {
                 plans: Vec::new(),
                 count_preflight: false,
                 on_failure: None,
+                lease: 0,
             }
         })
         .collect();

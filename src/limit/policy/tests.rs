@@ -16,6 +16,7 @@ fn limit(name: &str, path: &str, by: &[By]) -> Limit {
         plans: Vec::new(),
         count_preflight: false,
         on_failure: None,
+        lease: 0,
     }
 }
 
