@@ -9,6 +9,7 @@
 --   want      units to take beyond the cost, a multiple of it; 0 for none
 --   granted   when the asker's last lease of this key was granted, and
 --   settled   how many units it was of, none of which is left; 0 for none
+-- Or, alone behind the five, a `back` of 0: nothing is charged, it is only asked whether it could be.
 -- Answers one number for each key: the units it holds now, or -1 - units where it did not hold the cost.
 -- The request is allowed where no enforced bucket is negative; only then was anything charged.
 -- Behind the levels: where it is denied while units may come back to one of the buckets, -1 (the denial is not to be
@@ -72,7 +73,7 @@ for i, key in ipairs(KEYS) do
   end
 end
 
-if not allowed then
+if not allowed or back == '0' then
   for i = 1, count do
     if levels[i] < ARGV[(i - 1) * 5 + 4] + 0 then
       levels[i] = -1 - levels[i]

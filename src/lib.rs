@@ -27,7 +27,7 @@
 //! proxy    conn::fill -> http::head::parse          refuse what is ambiguous
 //!          identity::of, identity::endpoint         who asks, for what
 //!          route::longest, limit::policy::apply     where it goes, which buckets it is charged to
-//!          limit::decide                            memory: locked shards; redis: one EVALSHA, pipelined
+//!          limit::decide                            memory: locked shards; redis: one EVALSHA, pipelined, or none
 //!            deny  -> reply::too_many               429 with its reason
 //!            allow -> relay::exchange               http::forward, upstream::pool, both bodies streamed
 //! ```

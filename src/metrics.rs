@@ -106,6 +106,11 @@ impl Worker {
         self.totals.denied_from_cache.add(1);
     }
 
+    /// Counts one request that was charged to leases, without asking the store.
+    pub fn leased(&self) {
+        self.totals.leased.add(1);
+    }
+
     /// Counts one failed attempt at an upstream.
     pub fn upstream_error(&self, upstream: usize, error: UpstreamError) {
         if let Some(row) = self.upstreams.get(upstream) {
@@ -203,6 +208,7 @@ impl Registry {
             store_connections: totals().map(|t| t.store_connections.read()).fold(0, u64::wrapping_add),
             store_breakers_open: totals().map(|t| t.store_breakers_open.read()).fold(0, u64::wrapping_add),
             denied_from_cache: totals().map(|t| t.denied_from_cache.read()).fold(0, u64::wrapping_add),
+            leased: totals().map(|t| t.leased.read()).fold(0, u64::wrapping_add),
             upstreams: self.upstreams(),
             upstream_duration: Histogram::merge(totals().map(|t| &t.upstream_duration)),
             connections: opened.saturating_sub(closed),
@@ -263,6 +269,8 @@ pub struct Snapshot {
     pub store_breakers_open: u64,
     /// Requests denied without asking the store.
     pub denied_from_cache: u64,
+    /// Requests charged to leases, without asking the store.
+    pub leased: u64,
     /// Failures and retries by upstream.
     pub upstreams: Vec<(String, UpstreamCounts)>,
     /// From the sending of a request to the head of its response.
@@ -343,6 +351,7 @@ struct Totals {
     store_connections: Count,
     store_breakers_open: Count,
     denied_from_cache: Count,
+    leased: Count,
     opened: Count,
     closed: Count,
     shed: Count,

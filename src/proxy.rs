@@ -1,7 +1,7 @@
 //! One client connection, the whole story: read, identify, decide, forward or answer, again.
 //!
 //! Shell. Requests of a connection are served one after the other, so pipelined ones are answered in order.
-#![allow(clippy::disallowed_types, reason = "shell: serves a client's socket")]
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell: serves a client's socket")]
 
 use crate::conn::{Conn, End, INPUT_START};
 use crate::gateway::{Gateway, Scratch};
@@ -16,7 +16,7 @@ use crate::metrics::{Outcome as Counted, UpstreamError};
 use crate::relay::{self, BreakOff, Outcome};
 use crate::reply::{self, Addressee, Denial, Failure};
 use crate::route::host_without_port;
-use crate::time::Micros;
+use crate::time::{Micros, now};
 use crate::tunnel;
 use monoio::net::TcpStream;
 use std::mem::take;
@@ -228,13 +228,13 @@ impl Request<'_> {
         if sheet.applied().is_empty() {
             return Verdict::Pass;
         }
-        let decision = limiter.decide(&rules.policy, sheet, self.started).await;
-        if limiter.is_remote() && decision != Decision::DenyKnown {
+        let decision = limiter.decide(&rules.policy, sheet, self.started, now).await;
+        if limiter.is_remote() && !matches!(decision, Decision::DenyKnown | Decision::AllowLeased) {
             metrics.decision_took(clock.now().since(self.started));
         }
         count(self.gateway, sheet, decision);
         match decision {
-            Decision::Allow | Decision::LocalAllow(_) => {
+            Decision::Allow | Decision::AllowLeased | Decision::LocalAllow(_) => {
                 self.log_shadow();
                 reply::rate_limit_fields(&mut self.scratch.fields, &rules.policy, &self.scratch.sheet);
                 Verdict::Pass
@@ -529,6 +529,10 @@ fn count(gateway: &Gateway, sheet: &Sheet, decision: Decision) {
     }
     let (allow, deny, unknown) = match decision {
         Decision::Allow | Decision::Deny => (Counted::Allow, Counted::Deny, None),
+        Decision::AllowLeased => {
+            gateway.metrics.leased();
+            (Counted::Allow, Counted::Deny, None)
+        }
         Decision::DenyKnown => {
             gateway.metrics.denied_from_cache();
             (Counted::Allow, Counted::Deny, None)

@@ -35,7 +35,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// Connections that the kernel accepts ahead of us on each listener.
 const BACKLOG: i32 = 4096;
@@ -46,6 +46,10 @@ const RING_ENTRIES_MIN: u32 = 256;
 
 /// Completions that the ring holds before the kernel has to allocate.
 const COMPLETIONS: u32 = 8192;
+
+/// Looks at whether the store has answered the last commands, before a worker ends, and the pause between two.
+const LAST_LOOKS: u32 = 20;
+const LAST_PAUSE: Duration = Duration::from_millis(5);
 
 /// Scans between two looks at idle connections to backends.
 const SCANS_PER_EXPIRY: u32 = 10;
@@ -317,17 +321,23 @@ async fn work(plan: Plan) -> io::Result<()> {
     }
     plan.signals.serving.fetch_add(1, Ordering::Release);
     scan(&gateway, &plan.signals, canceller, &accepting, plan.config.server.drain).await;
+    give_back_all(&gateway.limiter).await;
     Ok(())
 }
 
+/// What is left of leases goes back before the worker ends.
+async fn give_back_all(limiter: &Limiter) {
+    limiter.give_back(true, now());
+    for _ in 0..LAST_LOOKS {
+        if !limiter.is_busy() {
+            return;
+        }
+        monoio::time::sleep(LAST_PAUSE).await;
+    }
+}
+
 /// The worker's only clockwork: deadlines, idle connections, the date, and the stop.
-async fn scan(
-    gateway: &Gateway,
-    signals: &Signals,
-    canceller: Canceller,
-    accepting: &Cell<usize>,
-    drain: std::time::Duration,
-) {
+async fn scan(gateway: &Gateway, signals: &Signals, canceller: Canceller, accepting: &Cell<usize>, drain: Duration) {
     let mut canceller = Some(canceller);
     let mut stop_at = None;
     let mut scans = 0u32;
@@ -341,6 +351,7 @@ async fn scan(
                 upstream.expire(present);
             }
         }
+        gateway.limiter.give_back(false, present);
         *gateway.date.borrow_mut() = httpdate::fmt_http_date(SystemTime::now());
         if signals.draining.load(Ordering::Acquire) {
             gateway.draining.set(true);
@@ -385,6 +396,7 @@ fn limiter(plan: &Plan) -> Limiter {
             Limiter::Redis {
                 client: Rc::new(Client::start(dialer, script::TEXT, Box::new(watcher))),
                 denied: RefCell::default(),
+                leases: RefCell::default(),
                 local: plan.memory.clone(),
             }
         }

@@ -10,6 +10,9 @@ mod callers;
 /// What stands in Redis: keys, values, times to live; what two gateways share.
 mod keys;
 
+/// Tokens taken ahead: how many, what becomes of them, and that they are never too many.
+mod leases;
+
 /// What a client, a log and a metric are told, and that they are told the same.
 mod replies;
 

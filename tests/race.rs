@@ -2,7 +2,8 @@
 
 use crate::support::client::Client;
 use crate::support::fields::{rate_limit, remaining};
-use crate::support::store::{Store, api_key, limit};
+use crate::support::store::{Store, api_key, is_leased, limit, limit_with, tokens, user_of};
+use crate::support::until;
 use std::net::SocketAddr;
 use std::sync::{Barrier, Mutex};
 
@@ -75,6 +76,28 @@ fn exactly_the_burst_passes_through_one_gateway_on_redis() {
     let store = Store::redis();
     let gateway = store.gateway(&limit("x", "\"user\"", BURST as u64));
     assert_exactly_the_burst_passed(&[gateway.address]);
+}
+
+/// With tokens taken ahead, what one worker holds another cannot give: so fewer may pass at once, and never more. What is
+/// unspent is back soon after.
+#[test]
+fn never_more_than_the_burst_passes_with_leases() {
+    const MANY: i64 = 200;
+    const LEASE: i64 = 20;
+    let store = Store::redis();
+    let rule = limit_with("x", "\"user\"", MANY as u64, &format!("lease = {LEASE}"));
+    let gateways = [store.gateway(&rule), store.gateway(&rule)];
+    let rounds = race(&gateways.each_ref().map(|gateway| gateway.address), &["x"]);
+    let leased: f64 = gateways.iter().map(|gateway| gateway.metric("rateguard_leased_total")).sum();
+    assert!(leased > 0.0, "nothing was leased");
+    for (round, (passed, _)) in rounds.into_iter().enumerate() {
+        let passed = passed as i64;
+        assert!((MANY - 4 * LEASE..=MANY).contains(&passed), "{passed} in round {round}");
+        let key = format!("rate_limit:{{{}}}:-:x", user_of(&format!("user-{round}")));
+        until("nothing is on lease", || !is_leased(&store, &key));
+        let left = tokens(&store, &key);
+        assert!(passed + left <= MANY, "{passed} passed and {left} are left in round {round}");
+    }
 }
 
 #[test]

@@ -50,10 +50,10 @@ impl Drop for Leavings {
 
 /// Starts a gateway off by `offset`, such as "-1h". The library is preloaded directly: the program would stay between
 /// the test and the gateway, and be killed in its place.
-fn gateway_at(offset: &str, redis: &Redis) -> Skewed {
+fn gateway_at(offset: &str, lines: &str, redis: &Redis) -> Skewed {
     let mut command = Command::new(PROGRAM);
     command.env("LD_PRELOAD", faketime_library()).env("FAKETIME", offset).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-    let rule = format!("[[limits]]\nname = \"x\"\nby = []\nrate = \"{RATE}/s\"\nburst = {BURST}\n");
+    let rule = format!("[[limits]]\nname = \"x\"\nby = []\nrate = \"{RATE}/s\"\nburst = {BURST}\n{lines}\n");
     let rest = format!("{}deadline = \"5s\"\n{rule}", redis.store());
     let gateway = Gateway::start_by(&config("", &[backend()], &rest), command);
     gateway.until_store_connected();
@@ -69,9 +69,9 @@ fn seconds_ahead(gateway: &Gateway) -> i64 {
 }
 
 /// Two gateways take turns under more load than the limit lets through.
-fn two_gateways_admit_what_the_limit_says(offsets: [&str; 2], seconds_apart: i64) {
+fn two_gateways_admit_what_the_limit_says(offsets: [&str; 2], seconds_apart: i64, lines: &str) {
     let redis = Redis::start();
-    let gateways = offsets.map(|offset| gateway_at(offset, &redis));
+    let gateways = offsets.map(|offset| gateway_at(offset, lines, &redis));
     let [one, two] = gateways.each_ref().map(|skewed| seconds_ahead(&skewed.gateway));
     assert!((two - one - seconds_apart).abs() <= 3, "the clocks are not as the test wants them: {one} {two}");
     let mut clients = gateways.each_ref().map(|skewed| Client::connect(skewed.gateway.address));
@@ -96,17 +96,23 @@ fn two_gateways_admit_what_the_limit_says(offsets: [&str; 2], seconds_apart: i64
 
 #[test]
 fn clocks_ten_milliseconds_apart_change_nothing() {
-    two_gateways_admit_what_the_limit_says(["+0s", "+0.010s"], 0);
+    two_gateways_admit_what_the_limit_says(["+0s", "+0.010s"], 0, "");
 }
 
 #[test]
 fn a_clock_an_hour_ahead_changes_nothing() {
-    two_gateways_admit_what_the_limit_says(["+0s", "+1h"], 3600);
+    two_gateways_admit_what_the_limit_says(["+0s", "+1h"], 3600, "");
 }
 
 #[test]
 fn a_clock_an_hour_behind_changes_nothing() {
-    two_gateways_admit_what_the_limit_says(["+0s", "-1h"], -3600);
+    two_gateways_admit_what_the_limit_says(["+0s", "-1h"], -3600, "");
+}
+
+/// What has been taken ahead is reckoned by the workers' clocks too, and by these only from one moment to a later one.
+#[test]
+fn clocks_an_hour_apart_change_nothing_with_leases() {
+    two_gateways_admit_what_the_limit_says(["+0s", "+1h"], 3600, "lease = 10");
 }
 
 /// How the time of Redis moves from one request to the next, in microseconds.

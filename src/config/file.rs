@@ -45,7 +45,8 @@ keys! {
     UPSTREAM_TIMEOUTS = "upstreams.*.timeouts": "connect" "response" "idle";
     UPSTREAM_HEALTH = "upstreams.*.health": "path" "interval" "unhealthy_after" "healthy_after";
     ROUTE = "routes": "path" "host" "methods" "upstream";
-    LIMIT = "limits": "name" "match" "by" "rate" "burst" "cost" "mode" "plans" "count_preflight" "on_failure";
+    LIMIT = "limits": "name" "match" "by" "rate" "burst" "cost" "mode" "plans" "count_preflight" "on_failure"
+        "lease";
     LIMIT_MATCH = "limits.match": "path" "host" "methods";
     LIMIT_PLAN = "limits.plans.*": "rate" "burst";
     LOG = "log": "denied";

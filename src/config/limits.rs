@@ -14,6 +14,9 @@ use crate::limit::policy::{BadPolicy, By, Limit, Mode, Policy, Quota};
 /// Limits in a file.
 pub(super) const LIMITS_MAX: usize = 1000;
 
+/// Tokens that a worker may take ahead.
+const LEASE_MAX: u64 = 10_000;
+
 const PLANS_MAX: usize = 1000;
 const BY_MAX: usize = 8;
 
@@ -50,7 +53,17 @@ fn limit(section: &Section<'_>) -> Result<Limit, ConfigError> {
     }
     let count_preflight = section.read("count_preflight", false, |value| value.boolean())?;
     let on_failure = section.read("on_failure", None, |value| store::on_failure(value).map(Some))?;
-    Ok(Limit { name, scope, by, quota, cost, mode, plans, count_preflight, on_failure, lease: 0 })
+    let lease = section.read("lease", 0, |value| value.integer(0..=LEASE_MAX))?;
+    let smallest = plans.iter().map(|(_, own)| own.burst).fold(quota.burst, u64::min);
+    if lease > 0 && !(cost..=smallest / 2).contains(&lease) {
+        let problem = format!("{lease} tokens cannot be taken ahead");
+        let fix = match smallest / 2 {
+            most if most < cost => "remove it: half a burst must cover the cost of a request".into(),
+            most => format!("use {cost} to {most}: what a request costs to half of the smallest burst"),
+        };
+        return Err(section.error_at(&["lease"], Flaw::new(problem, fix)));
+    }
+    Ok(Limit { name, scope, by, quota, cost, mode, plans, count_preflight, on_failure, lease })
 }
 
 /// The keys `rate` and `burst`, checked together.

@@ -251,6 +251,7 @@ fn limit(out: &mut Page, limit: &Limit) {
     if let Some(mode) = limit.on_failure {
         out.line("on_failure", quote(on_failure(mode)));
     }
+    out.line("lease", limit.lease);
     out.section("[limits.match]");
     scope(out, &limit.scope);
     for (plan, own) in &limit.plans {

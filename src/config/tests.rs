@@ -435,6 +435,8 @@ fn warnings_of_other_kinds() {
             format!("{by_ip}[upstreams.b]\nservers = [\"h:1\"]\n[[routes]]\nupstream = \"api\"\n"),
             Some("No route leads to upstream \"b\""),
         ),
+        (limit("ip", "[\"ip\"]", "burst = 10\nlease = 5"), Some("it has no effect")),
+        (format!("store.url = \"redis://h\"\n{}", limit("ip", "[\"ip\"]", "burst = 10\nlease = 5")), None),
     ] {
         let warnings = valid(&text).warnings();
         assert_eq!(warnings.len(), usize::from(part.is_some()), "{text}\n{warnings:?}");

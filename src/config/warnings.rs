@@ -4,6 +4,7 @@
 
 use super::Config;
 use crate::identity::{Source, UnknownApiKeys};
+use crate::limit::StoreKind;
 use crate::limit::policy::{By, Limit, Mode};
 use crate::route::{HostPattern, Match};
 
@@ -17,6 +18,7 @@ pub(super) fn all(config: &Config) -> Vec<String> {
     warnings.extend(invented_keys(config));
     warnings.extend(unseen_consumers(config));
     warnings.extend(unused_upstreams(config));
+    warnings.extend(idle_leases(config));
     warnings
 }
 
@@ -82,6 +84,15 @@ fn unused_upstreams(config: &Config) -> impl Iterator<Item = String> {
     let used = |at: usize| config.routes.iter().any(|route| route.upstream == at);
     let unused = config.upstreams.iter().enumerate().filter(move |(at, _)| !used(*at));
     unused.map(|(_, upstream)| format!("No route leads to upstream {:?}.", upstream.name))
+}
+
+/// Leases where there is no store to take tokens from.
+fn idle_leases(config: &Config) -> Option<String> {
+    let limit = config.limits.iter().find(|limit| limit.lease > 0 && config.store.kind == StoreKind::Memory)?;
+    Some(format!(
+        "Limit {:?} has a lease, which saves round trips to Redis: with store.url = \"memory:\" it has no effect.",
+        limit.name
+    ))
 }
 
 /// Whether every request that falls under `narrow` falls under `wide` too.

@@ -3,6 +3,7 @@
 //! A denial tells what a bucket held when the script ran, and that was not before the question was asked. Until it is
 //! asked again others can only take, so what it held then, refilled from the time of the question on, is an upper bound
 //! on what it holds now. While that bound is below the cost, the store would deny: no denial from here is a false one.
+//! A denial while units on lease may come back is not noted here; later leases give back no more than they took.
 //! Somebody who removes a bucket from the store by hand, or sets its clock, is not heard of here: so nothing is known for
 //! longer than [`KEEP_MAX`]. Pure.
 

@@ -28,6 +28,9 @@ pub const BACK: Duration = Duration::from_secs(1);
 /// What nobody asks for during this time goes back.
 pub const IDLE: Duration = Duration::from_millis(200);
 
+/// What is left after this time goes back although it is asked for, while that still succeeds.
+pub const OLD: Duration = Duration::from_millis(500);
+
 /// Requests for a key in one window that make it hot.
 pub const HOT_MIN: u64 = 8;
 
@@ -186,14 +189,14 @@ impl Leases {
         }
     }
 
-    /// Takes out the leases that are to go back: those that nobody has asked for lately, or `all`. What is too old to go
-    /// back is forgotten.
+    /// Takes out the leases that are to go back: those that nobody has asked for lately, those that grow old, or `all`.
+    /// What is too old to go back is forgotten.
     pub fn returns(&mut self, all: bool, now: Micros) -> Vec<Return> {
         let mut returns = Vec::new();
         self.table.retain(|entry| match entry.state {
             State::Asked(since) => now.since(since) <= BACK,
             State::Held(lease) if lease.age_us(now).is_none() => false,
-            State::Held(lease) if lease.left > 0 && (all || now.since(lease.spent) >= IDLE) => {
+            State::Held(lease) if lease.left > 0 && (all || lease.is_to_go(now)) => {
                 let Lease { left, leased, level, granted, .. } = lease;
                 let rest = Rest { unspent: left, leased, level, granted };
                 returns.push(Return { key: entry.key.clone(), shape: lease.shape, rest });
@@ -242,6 +245,10 @@ impl Lease {
         let passed = u64::try_from(now.since(self.asked).as_micros()).ok()?;
         let most = passed + passed / SLEW + ROUNDING_US;
         (u128::from(most) <= BACK.as_micros()).then_some(most)
+    }
+
+    fn is_to_go(&self, now: Micros) -> bool {
+        now.since(self.spent) >= IDLE || now.since(self.asked) >= OLD
     }
 
     /// Units that are unspent and not lost.

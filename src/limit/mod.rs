@@ -4,6 +4,7 @@
 //! Names no socket; the Redis half speaks through [`crate::redis::client`]. Pure but for that call.
 
 pub mod bucket;
+mod charge;
 pub mod denied;
 pub mod lease;
 pub mod memory;
@@ -18,6 +19,7 @@ use crate::redis::{self, Fault};
 use crate::time::Micros;
 use bucket::Level;
 use denied::Denied;
+use lease::Leases;
 use policy::{Policy, Share, Sheet};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -138,7 +140,9 @@ pub enum Decision {
     Allow,
     /// At least one enforced limit is short; nothing was charged; the sheet holds the levels.
     Deny,
-    /// The same, and known without asking the store; the sheet holds what is known.
+    /// All limits agree, and were charged to leases at hand; the sheet holds what is known.
+    AllowLeased,
+    /// As [`Decision::Deny`], and known without asking the store; the sheet holds what is known.
     DenyKnown,
     /// No decision: the request passes by `on_failure = "open"`.
     FailOpen(StoreFault),
@@ -161,6 +165,8 @@ pub enum Limiter {
         client: Rc<redis::client::Client>,
         /// What it need not be asked.
         denied: RefCell<Denied>,
+        /// What was taken from it ahead.
+        leases: RefCell<Leases>,
         /// Where buckets live meanwhile when it fails.
         local: Arc<memory::Store>,
     },
@@ -173,26 +179,55 @@ impl Limiter {
     }
 
     /// Charges every bucket on the sheet, or none, and writes down their levels. Where the store has no answer, the limits
-    /// say what becomes of the request.
-    pub async fn decide(&self, policy: &Policy, sheet: &mut Sheet, now: Micros) -> Decision {
-        match self {
+    /// say what becomes of the request. It came in at `now`; `clock` tells the moment, which a lease is spent by.
+    pub async fn decide(&self, policy: &Policy, sheet: &mut Sheet, now: Micros, clock: fn() -> Micros) -> Decision {
+        let (client, denied, leases, local) = match self {
             Limiter::Memory(store) => {
                 store.charge(policy, sheet, Share::Whole, now);
-                told(policy, sheet)
+                return told(policy, sheet);
             }
-            Limiter::Redis { denied, .. } if denied.borrow().denies(policy, sheet, now) => Decision::DenyKnown,
-            Limiter::Redis { client, denied, local } => match script::charge(client, policy, sheet, now).await {
-                Ok(()) => {
-                    let decision = told(policy, sheet);
-                    match decision {
-                        Decision::Deny => denied.borrow_mut().note(policy, sheet, now),
-                        _ => local.keep_warm(policy, sheet, now),
-                    }
-                    decision
-                }
-                Err(fault) => without_store(local, policy, sheet, fault, now),
-            },
+            Limiter::Redis { client, denied, leases, local } => (client, denied, leases, local),
+        };
+        let may_lease = policy.leases(sheet);
+        if may_lease && leases.borrow_mut().spend(policy, sheet, clock()) {
+            local.keep_warm(policy, sheet, now);
+            return Decision::AllowLeased;
         }
+        if denied.borrow().denies(policy, sheet, now) {
+            return Decision::DenyKnown;
+        }
+        let ask = if may_lease { leases.borrow_mut().ask(policy, sheet, now) } else { None };
+        let answer = charge::charge(client, policy, sheet, ask.as_ref(), now).await;
+        if let Some(ask) = &ask {
+            let granted = answer.as_ref().ok().and_then(|answer| answer.granted.as_ref());
+            leases.borrow_mut().settle(policy, sheet, ask, granted, now);
+        }
+        match answer {
+            Ok(answer) => {
+                let decision = told(policy, sheet);
+                match decision {
+                    Decision::Deny if answer.may_gain => {}
+                    Decision::Deny => denied.borrow_mut().note(policy, sheet, now),
+                    _ => local.keep_warm(policy, sheet, now),
+                }
+                decision
+            }
+            Err(fault) => without_store(local, policy, sheet, fault, now),
+        }
+    }
+
+    /// Gives back the leases that nobody has asked for lately, or `all`.
+    pub fn give_back(&self, all: bool, now: Micros) {
+        if let Limiter::Redis { client, leases, .. } = self {
+            for back in leases.borrow_mut().returns(all, now) {
+                client.post(&back.key, now, |out| script::give_back(&back, out));
+            }
+        }
+    }
+
+    /// Whether the store still owes a reply.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Limiter::Redis { client, .. } if client.is_busy())
     }
 }
 

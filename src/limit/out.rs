@@ -132,3 +132,79 @@ impl Out {
 pub fn room(shape: &Shape, level: u64, age: u64) -> u64 {
     shape.capacity.saturating_sub(level.saturating_add(age.saturating_mul(shape.refill)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BACK: u64 = 1_000_000;
+
+    fn shape(rate: &str, burst: u64) -> Shape {
+        Shape::new(rate.parse().unwrap(), burst, 1).unwrap()
+    }
+
+    /// A call that is charged one token and wants so many more.
+    fn take(stored: Option<Kept>, shape: &Shape, tokens: u64, now: u64) -> (Kept, Rest) {
+        let mut kept = Kept::at(stored, shape, now);
+        kept.bucket = kept.bucket.charged(shape);
+        let want = Want { units: tokens * shape.token, ..Want::default() };
+        let grant = kept.lease(shape, &want, BACK, now);
+        let level = kept.bucket.units + grant.beside;
+        (kept, Rest { unspent: grant.units, leased: grant.units, level, granted: now })
+    }
+
+    /// Nothing is spent after two leases; one goes back, and then the bucket fills. What is left of the other must go as
+    /// the bucket takes its place: with the bucket alone in mind it would seem to have room for 15 tokens more.
+    #[test]
+    fn what_one_gives_back_leaves_no_room_for_what_another_holds() {
+        let shape = shape("100/s", 102);
+        let (kept, one) = take(None, &shape, 50, 0);
+        let (kept, other) = take(Some(kept), &shape, 25, 0);
+        assert_eq!([one, other].map(|rest| rest.leased / shape.token), [50, 25]);
+        let (kept, given) = Kept::give_back(Some(kept), &shape, &one, BACK, 1000).unwrap();
+        assert_eq!(given / shape.token, 50);
+        for later in (0..BACK).step_by(1000) {
+            let bucket = refill(Some(kept.bucket), &shape, 1000 + later);
+            let held = other.unspent.min(room(&shape, other.level, 1000 + later));
+            assert!(bucket.units + held <= shape.capacity, "after {later} us: {bucket:?} and {held}");
+        }
+    }
+
+    #[test]
+    fn never_the_last_tokens() {
+        let shape = shape("1/d", 10);
+        let (kept, rest) = take(None, &shape, 100, 0);
+        assert_eq!((kept.bucket.units / shape.token, rest.leased / shape.token), (5, 4));
+        let (kept, rest) = take(Some(kept), &shape, 100, 0);
+        assert_eq!((kept.bucket.units / shape.token, rest.leased / shape.token), (2, 2));
+        let (_, rest) =
+            take(Some(Kept { bucket: Bucket { units: 2 * shape.token, ..kept.bucket }, ..kept }), &shape, 9, 0);
+        assert_eq!(rest.leased, 0);
+    }
+
+    #[test]
+    fn a_rest_comes_back_once_and_not_late() {
+        let shape = shape("1/d", 100);
+        let (kept, rest) = take(None, &shape, 10, 0);
+        assert!(kept.may_gain(BACK));
+        let (back, given) = Kept::give_back(Some(kept), &shape, &rest, BACK, BACK).unwrap();
+        assert_eq!((given, back.out), (rest.unspent, None));
+        assert_eq!(Kept::give_back(Some(back), &shape, &rest, BACK, BACK), None);
+        assert_eq!(Kept::give_back(Some(kept), &shape, &rest, BACK, BACK + 1), None);
+        assert_eq!(Kept::give_back(None, &shape, &rest, BACK, 1), None);
+    }
+
+    #[test]
+    fn what_a_dead_gateway_held_is_forgotten_while_others_go_on() {
+        let shape = shape("1/d", 1000);
+        let (mut kept, dead) = take(None, &shape, 10, 0);
+        let mut beside = Vec::new();
+        for now in (1..=40).map(|step| step * BACK / 10) {
+            let rest;
+            (kept, rest) = take(Some(kept), &shape, 1, now);
+            beside.push(rest.level - kept.bucket.units);
+            kept = Kept::give_back(Some(kept), &shape, &rest, BACK, now).unwrap().0;
+        }
+        assert_eq!((beside[0], beside[39]), (dead.leased, 0));
+    }
+}

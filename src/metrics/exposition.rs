@@ -108,6 +108,12 @@ fn decisions(out: &mut DescriptorEncoder, counts: &Snapshot) -> fmt::Result {
         "Requests denied without asking the store, which would have denied them too.",
         counts.denied_from_cache,
     )?;
+    counter(
+        out,
+        "rateguard_leased",
+        "Requests decided without asking the store, by tokens taken from it ahead.",
+        counts.leased,
+    )?;
     gauge(
         out,
         "rateguard_store_connections",

@@ -8,7 +8,6 @@ use super::cluster::{Redirect, SERVERS_MAX, SLOTS, primaries, slot_of};
 use super::connection::{Opener, Server, keep_connected};
 use super::dial::{Dialer, OPEN_TIMEOUT};
 use super::pipeline::{Answer, Observer, Pipeline, Purpose, Signal};
-use super::resp::Reply;
 use super::{Address, Fault, Place};
 use crate::time::{Micros, now};
 use std::cell::{Cell, RefCell};
@@ -142,18 +141,34 @@ impl Client {
         asked
     }
 
-    /// As [`Client::ask`], for a command that follows another, waiting for its reply: it is not sent where the deadline has
-    /// passed meanwhile.
-    pub async fn ask_next(
+    /// As [`Client::ask`] at this moment, for a command that follows another: it is not sent where the deadline has passed
+    /// meanwhile.
+    pub fn ask_next(
         &self,
         to: &To,
         deadline: Micros,
         write: impl FnOnce(Purpose, &[u8], &mut Vec<u8>),
-    ) -> Result<Reply, Fault> {
+    ) -> Result<Answer, Fault> {
         let present = now();
         match present >= deadline {
             true => Err(Fault::Timeout),
-            false => self.ask(to, present, deadline, write)?.await,
+            false => self.ask(to, present, deadline, write),
+        }
+    }
+
+    /// Sends one command about this key that nobody waits for; not while its server is not waited for either.
+    pub fn post(&self, key: &[u8], now: Micros, write: impl FnOnce(&mut Vec<u8>)) {
+        if let Ok(to) = self.server_of(key) {
+            to.server.pipeline.post(now, write);
+        }
+    }
+
+    /// Whether a reply is still owed.
+    pub fn is_busy(&self) -> bool {
+        let owes = |server: &Rc<Server>| server.pipeline.oldest().is_some();
+        match &self.servers {
+            Servers::One(server) => owes(server),
+            Servers::Cluster(cluster) => cluster.servers.borrow().iter().any(owes),
         }
     }
 }

@@ -49,6 +49,8 @@ pub enum Remedy {
     SendScript,
     /// Ask the node that the error names.
     Follow,
+    /// Ask about each key by itself.
+    Split,
     /// Ask again later: it passes by itself, or an operator ends it.
     Wait,
     /// Leave this server, resolve its name again: its role has changed.
@@ -60,7 +62,7 @@ pub enum Remedy {
 impl Remedy {
     /// Whether an operator wants to know of the error: what is dealt with at once is none.
     pub fn is_worth_telling(self) -> bool {
-        !matches!(self, Remedy::SendScript | Remedy::Follow)
+        !matches!(self, Remedy::SendScript | Remedy::Follow | Remedy::Split)
     }
 }
 
@@ -103,13 +105,13 @@ impl ServerError {
         match self {
             ServerError::NoScript => Remedy::SendScript,
             ServerError::Moved | ServerError::Ask => Remedy::Follow,
+            ServerError::TryAgain => Remedy::Split,
             ServerError::ReadOnly | ServerError::MasterDown | ServerError::NoAuth => Remedy::Reconnect,
             ServerError::WrongType | ServerError::CrossSlot => Remedy::LeaveKey,
             ServerError::Loading
             | ServerError::NoReplicas
             | ServerError::OutOfMemory
             | ServerError::Misconfigured
-            | ServerError::TryAgain
             | ServerError::ClusterDown
             | ServerError::Busy
             | ServerError::NoPermission

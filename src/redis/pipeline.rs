@@ -169,7 +169,10 @@ impl Pipeline {
             }
             Permit::Ask => {
                 if asking {
-                    self.announce(deadline);
+                    self.push_unheard(deadline, |out| {
+                        resp::push_array(out, 1);
+                        resp::push_bulk(out, b"ASKING");
+                    });
                 }
                 let key = self.push(Purpose::Decision, deadline, write);
                 Ok(Answer { pipeline: self.clone(), key })
@@ -177,12 +180,17 @@ impl Pipeline {
         }
     }
 
-    /// Writes ASKING, whose reply nobody waits for.
-    fn announce(&self, deadline: Micros) {
-        let key = self.push(Purpose::Decision, deadline, |_, _, out| {
-            resp::push_array(out, 1);
-            resp::push_bulk(out, b"ASKING");
-        });
+    /// Sends one command that nobody waits for; not while nobody would be waited for anyway.
+    pub fn post(&self, now: Micros, write: impl FnOnce(&mut Vec<u8>)) {
+        let is_open = self.breaker.get().is_open();
+        if self.is_up.get() && !is_open && self.queue.borrow().len() < IN_FLIGHT_MAX {
+            self.push_unheard(now.after(self.deadline), write);
+        }
+    }
+
+    /// Writes a command whose reply nobody waits for.
+    fn push_unheard(&self, deadline: Micros, write: impl FnOnce(&mut Vec<u8>)) {
+        let key = self.push(Purpose::Decision, deadline, |_, _, out| write(out));
         if let Some(slot) = self.slots.borrow_mut().get_mut(key) {
             slot.is_abandoned = true;
         }

@@ -10,8 +10,8 @@ use redis_protocol::resp2::decode::decode;
 use redis_protocol::resp2::types::OwnedFrame;
 use thiserror::Error;
 
-/// The most integers in a reply.
-pub const NUMBERS_MAX: usize = 16;
+/// The most integers in a reply: a level for each limit of a request, and what a lease is told beside.
+pub const NUMBERS_MAX: usize = 18;
 
 /// Bytes of one reply: more than any answer to our commands needs.
 pub const REPLY_MAX: usize = 64 * 1024;

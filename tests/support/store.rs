@@ -68,6 +68,23 @@ pub fn limit_with(name: &str, by: &str, burst: u64, lines: &str) -> String {
     format!("[[limits]]\nname = \"{name}\"\nby = [{by}]\nrate = \"1/d\"\nburst = {burst}\n{lines}\n")
 }
 
+/// Whether units of this bucket may be out on lease.
+pub fn is_leased(store: &Store, key: &str) -> bool {
+    let Store::Redis(redis) = store else { return false };
+    let mut connection = redis.connection();
+    let [seconds, micros]: [u64; 2] = redis::cmd("TIME").query(&mut connection).unwrap();
+    let stored: Option<String> = redis::cmd("GET").arg(key).query(&mut connection).unwrap();
+    let until = stored.and_then(|text| text.split(' ').nth(3)?.parse::<u64>().ok());
+    until.is_some_and(|until| until >= seconds * 1_000_000 + micros)
+}
+
+/// Whole tokens in a bucket that Redis holds and that does not refill while a test runs.
+pub fn tokens(store: &Store, key: &str) -> i64 {
+    let stored = store.stored(&[key]).and_then(|mut stored| stored.remove(0)).expect("the bucket is stored");
+    let numbers: Vec<i64> = stored.split(' ').map(|number| number.parse().unwrap()).collect();
+    numbers[0] / numbers[2]
+}
+
 /// The field line by which a client shows an API key.
 pub fn api_key(key: &str) -> String {
     format!("X-API-Key: {key}\r\n")

@@ -2,7 +2,7 @@ use super::{ask, assert_none_failed, count, gateway, is_limited, under_load, unt
 use crate::support::cluster::{Cluster, PRIMARIES, slot_of};
 use crate::support::fields::remaining;
 use crate::support::gateway::Gateway;
-use crate::support::store::{limit, user_of};
+use crate::support::store::{decisions, limit, user_of};
 use crate::support::until;
 use std::time::{Duration, Instant};
 
@@ -48,7 +48,9 @@ fn each_bucket_is_on_the_primary_that_has_its_slot() {
 fn limits_are_exact_while_slots_move() {
     const BURST: i64 = 400;
     let cluster = Cluster::of_primaries();
-    let gateway = start(&cluster, "deadline = \"5s\"", &limit("x", "\"user\"", BURST as u64));
+    // The second limit's keys are in the same slots: in the middle of a move, on two servers.
+    let second = limit("y", "\"user\", \"endpoint\"", 2 * BURST as u64);
+    let gateway = start(&cluster, "deadline = \"5s\"", &(limit("x", "\"user\"", BURST as u64) + &second));
     let users = 3;
     let slots: Vec<(u16, usize)> = (0..users)
         .map(|number| key(&format!("loader-{number}")))
@@ -76,7 +78,97 @@ fn limits_are_exact_while_slots_move() {
         let left: Vec<i64> = answers.iter().take(BURST as usize).map(|answer| remaining(answer, "x")).collect();
         assert!(left.iter().rev().copied().eq(0..BURST), "{left:?}");
     }
-    assert_eq!(gateway.log_of("the store answered with an error").len(), 0, "{:?}", gateway.log());
+    let errors = gateway.log_of("the store answered with an error");
+    assert!(errors.is_empty(), "{errors:?}");
+}
+
+/// The levels of the limits x and y after a request.
+fn left(gateway: &Gateway, user: &str) -> (u16, i64, i64) {
+    let answer = ask(gateway, user);
+    (answer.status, remaining(&answer, "x"), remaining(&answer, "y"))
+}
+
+#[test]
+fn limits_in_different_slots_are_charged_all_or_none() {
+    let cluster = Cluster::of_primaries();
+    let rules = limit("x", "\"user\"", 3) + &limit("y", "", 5);
+    let gateway = start(&cluster, "deadline = \"5s\"", &rules);
+    let users: Vec<String> = (0..PRIMARIES).map(|primary| user_on(&cluster, primary)).collect();
+    assert_eq!(left(&gateway, &users[0]), (200, 2, 4));
+    assert_eq!(left(&gateway, &users[0]), (200, 1, 3));
+    assert_eq!(left(&gateway, &users[0]), (200, 0, 2));
+    // Denied by the user's own limit, which takes nothing from the one for all.
+    assert_eq!(ask(&gateway, &users[0]).status, 429);
+    assert_eq!(left(&gateway, &users[1]), (200, 2, 1));
+    assert_eq!(left(&gateway, &users[1]), (200, 1, 0));
+    // Denied by the one for all, which takes nothing from anybody.
+    for user in &users[1..] {
+        let denied = ask(&gateway, user);
+        assert_eq!((denied.status, denied.json()["limit"].as_str()), (429, Some("y")));
+    }
+    let stored = |user: &str| -> Option<String> {
+        let owner = &cluster.servers[cluster.owner_of(&key(user))];
+        redis::cmd("GET").arg(key(user)).query(&mut owner.connection()).unwrap()
+    };
+    let bucket = stored(&users[1]).unwrap();
+    let units: u64 = bucket.split(' ').next().unwrap().parse().unwrap();
+    assert_eq!(units / 86_400_000_000, 1, "{bucket}: one token is left");
+    assert_eq!(stored(&users[2]), None, "a full bucket is no key");
+    assert_eq!(count(&gateway, "fail_open"), 0.0);
+}
+
+/// Many at once, each under a limit of its own and one for all in another slot: whoever wins, no more than it grants.
+#[test]
+fn a_race_over_two_slots_admits_no_more_than_the_limit() {
+    const BURST: usize = 60;
+    let cluster = Cluster::of_primaries();
+    let rules = limit("x", "\"user\"", 50) + &limit("y", "", BURST as u64);
+    let gateway = start(&cluster, "deadline = \"5s\"", &rules);
+    let answers = under_load(gateway.address, 16, || {
+        until("somebody of all is denied", || gateway.metric(&decisions("y", "deny")) >= 50.0);
+    });
+    assert_none_failed(&answers);
+    assert!(answers.iter().flatten().all(is_limited));
+    assert_eq!(answers.iter().flatten().filter(|answer| answer.status == 200).count(), BURST);
+}
+
+/// Half of a user's keys have gone over: each by itself is somewhere.
+#[test]
+fn keys_of_one_slot_on_two_servers_are_charged_one_by_one() {
+    let cluster = Cluster::of_primaries();
+    let rules = limit("x", "\"user\"", 5) + &limit("y", "\"user\", \"endpoint\"", 9);
+    let gateway = start(&cluster, "deadline = \"5s\"", &rules);
+    let user = user_on(&cluster, 0);
+    let slot = slot_of(&key(&user));
+    assert_eq!(left(&gateway, &user), (200, 4, 8));
+    cluster.begin_move(slot, 0, 1);
+    cluster.move_keys(&[key(&user)], 0, 1);
+    assert_eq!(left(&gateway, &user), (200, 3, 7));
+    assert_eq!(left(&gateway, &user), (200, 2, 6));
+    // Somebody who is new has none of his keys anywhere.
+    let namesake = (0..).map(|number| format!("new-{number}")).find(|name| slot_of(&key(name)) == slot).unwrap();
+    assert_eq!(left(&gateway, &namesake), (200, 4, 8));
+    assert_eq!(count(&gateway, "fail_open"), 0.0);
+    assert_eq!(gateway.metric("rateguard_store_errors_total{kind=\"cluster\"}"), 0.0);
+}
+
+#[test]
+fn where_one_of_two_servers_is_gone_nothing_is_taken_on_the_other() {
+    let mut cluster = Cluster::of_primaries();
+    let rules = limit("x", "\"user\"", 3) + &limit("y", "", 5);
+    let gateway = start(&cluster, "deadline = \"5s\"\non_failure = \"closed\"", &rules);
+    let of_all = cluster.owner_of("rate_limit:{-}:-:y");
+    let elsewhere = (of_all + 1) % PRIMARIES;
+    let user = user_on(&cluster, elsewhere);
+    assert_eq!(left(&gateway, &user), (200, 2, 4));
+    cluster.servers[of_all].kill();
+    until("the loss is noticed", || ask(&gateway, &user).status == 503);
+    for _ in 0..5 {
+        assert_eq!(ask(&gateway, &user).status, 503);
+    }
+    let mut owner = cluster.servers[elsewhere].connection();
+    let bucket: String = redis::cmd("GET").arg(key(&user)).query(&mut owner).unwrap();
+    assert!(bucket.starts_with("172800000000 "), "{bucket}: two tokens are left");
 }
 
 /// In the middle of a move a bucket that has gone over is asked for there, and one that is still here is asked for here.

@@ -259,6 +259,8 @@ struct Crowd {
     /// What each bucket would be if every request were charged as it passes.
     ideal: HashMap<String, Bucket>,
     workers: Vec<Worker>,
+    /// How many of them clients ask at present.
+    busy: usize,
     /// What is on its way back, and when it arrives.
     returns: Vec<(u64, Return)>,
     now: u64,
@@ -308,7 +310,7 @@ impl Crowd {
 
     fn step(&mut self, user: usize) {
         self.arrive();
-        let who = self.random.usize(..self.workers.len());
+        let who = self.random.usize(..self.busy);
         let (now, at) = (Micros(self.now), self.store_clock(self.now));
         let mut sheet = Sheet::default();
         apply(&self.policy, user, &mut sheet);
@@ -411,13 +413,15 @@ fn limits(random: &mut Rng) -> Vec<Limit> {
 fn workers_that_lease_never_pass_the_limit_nor_deny_falsely() {
     let mut random = Rng::with_seed(seed());
     let (mut leased, mut stored, mut known) = (0, 0, 0);
-    for _ in 0..400 {
+    for _ in 0..200 {
         let policy = Policy::new(&limits(&mut random), &[], "p").unwrap();
+        let workers = random.usize(1..=4);
         let mut crowd = Crowd {
             policy,
             model: Model::default(),
             ideal: HashMap::new(),
-            workers: (0..random.usize(1..=4)).map(|_| Worker::default()).collect(),
+            workers: (0..workers).map(|_| Worker::default()).collect(),
+            busy: workers,
             returns: Vec::new(),
             now: random.u64(..1 << 30),
             speed: random.i64(-1..=1),
@@ -431,6 +435,13 @@ fn workers_that_lease_never_pass_the_limit_nor_deny_falsely() {
             match crowd.random.u16(..300) {
                 0 => crowd.now += crowd.random.u64(..1_500_000),
                 1..=3 => pause_max = [200, 1000, 5000, 20_000][crowd.random.usize(..4)],
+                4..=5 => crowd.busy = crowd.random.usize(1..=workers),
+                // Everybody at once: all that there is, is taken.
+                6 => {
+                    let busy = std::mem::replace(&mut crowd.busy, workers);
+                    (0..600).for_each(|_| crowd.step(0));
+                    crowd.busy = busy;
+                }
                 _ => crowd.now += crowd.random.u64(..pause_max),
             }
             let user = usize::from(crowd.random.u8(..8) == 0);
