@@ -35,13 +35,13 @@ for i, key in ipairs(KEYS) do
   local units, last = capacity, now
   local stored = redis.call('GET', key)
   if stored then
-    local u, l, t, leased = string.match(stored, '^(%d+) (%d+) ([1-9]%d*)(.*)$')
+    local u, l, t = string.match(stored, '^(%d+) (%d+) ([1-9]%d*)$')
     local till, current, prior
-    if u and leased ~= '' then
-      till, current, prior = string.match(leased, '^ (%d+) (%d+) (%d+)$')
-    end
-    if not u or (leased ~= '' and not till) then
-      return redis.error_reply('WRONGTYPE ' .. key .. ' does not hold a token bucket')
+    if not u then
+      u, l, t, till, current, prior = string.match(stored, '^(%d+) (%d+) ([1-9]%d*) (%d+) (%d+) (%d+)$')
+      if not u then
+        return redis.error_reply('WRONGTYPE ' .. key .. ' does not hold a token bucket')
+      end
     end
     units, last, t = u + 0, l + 0, t + 0
     if t ~= token then
@@ -85,7 +85,10 @@ if not allowed or back == '0' then
   return levels
 end
 
-local leases, besides = {}, {}
+local leases, besides
+if back then
+  leases, besides = {}, {}
+end
 for i, key in ipairs(KEYS) do
   local at = (i - 1) * 5
   local units, cost = levels[i], ARGV[at + 4] + 0

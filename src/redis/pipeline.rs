@@ -421,3 +421,64 @@ fn wake(place: &RefCell<Option<Waker>>) {
         waker.wake();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::redis::breaker::FAILURES_MAX;
+    use std::pin::pin;
+
+    const DEADLINE: Duration = Duration::from_millis(20);
+
+    struct Deaf;
+
+    impl Observer for Deaf {
+        fn connected(&self) {}
+        fn disconnected(&self, _: &str) {}
+        fn server_error(&self, _: &str) {}
+        fn breaker(&self, _: Change) {}
+    }
+
+    fn poll<T>(future: Pin<&mut impl Future<Output = T>>) -> Poll<T> {
+        future.poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    fn post(pipeline: &Pipeline, now: Micros) -> bool {
+        let before = pipeline.out.borrow().len();
+        pipeline.post(now, |out| out.push(b'p'));
+        pipeline.out.borrow().len() > before
+    }
+
+    #[test]
+    fn a_posted_command_takes_its_own_reply() {
+        let pipeline = Pipeline::new(DEADLINE, Box::new(Deaf));
+        assert!(!post(&pipeline, Micros(0)), "there is no connection");
+        pipeline.opened(Vec::new());
+        assert!(post(&pipeline, Micros(0)));
+        let mut call = pin!(pipeline.call(Micros(0), Micros(9), |_, _, out| out.push(b'c')));
+        assert!(poll(call.as_mut()).is_pending());
+        assert_eq!(*pipeline.out.borrow(), b"pc");
+        pipeline.answer(Reply::Other, Micros(1)).unwrap();
+        assert!(poll(call.as_mut()).is_pending());
+        let own = Reply::Numbers(Default::default());
+        pipeline.answer(own, Micros(1)).unwrap();
+        assert_eq!(poll(call.as_mut()), Poll::Ready(Ok(own)));
+        assert!(pipeline.slots.borrow().is_empty());
+    }
+
+    #[test]
+    fn nothing_is_posted_while_the_breaker_is_open_and_posts_do_not_open_it() {
+        let pipeline = Pipeline::new(DEADLINE, Box::new(Deaf));
+        pipeline.opened(Vec::new());
+        let late = Micros(0).after(DEADLINE * 2);
+        (0..2 * FAILURES_MAX).for_each(|_| assert!(post(&pipeline, Micros(0))));
+        pipeline.expire(late);
+        assert!(post(&pipeline, late));
+        for _ in 0..FAILURES_MAX {
+            let mut call = pin!(pipeline.call(Micros(0), Micros(1), |_, _, _| {}));
+            assert!(poll(call.as_mut()).is_pending());
+            pipeline.expire(late);
+        }
+        assert!(!post(&pipeline, late) && !post(&pipeline, late.after(DEADLINE * 100)));
+    }
+}

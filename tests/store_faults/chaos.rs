@@ -3,7 +3,7 @@ use crate::support::client::Client;
 use crate::support::fields::rate_limit;
 use crate::support::gateway::Gateway;
 use crate::support::redis::Redis;
-use crate::support::store::{api_key, limit};
+use crate::support::store::{api_key, limit_with};
 use crate::support::{seed, until};
 use fastrand::Rng;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -43,11 +43,23 @@ fn harm(redis: &Redis, random: &mut Rng) {
 /// the limit grants.
 #[test]
 fn redis_never_grants_too_much_whatever_is_done_to_it() {
+    whatever_is_done_to_redis_it_never_grants_too_much(USERS, "");
+}
+
+/// And of what is taken ahead, no more is spent than was deducted.
+#[test]
+fn leases_never_grant_too_much_whatever_is_done_to_redis() {
+    let leased = whatever_is_done_to_redis_it_never_grants_too_much(3, "lease = 10");
+    assert!(leased > 0.0, "nothing was leased");
+}
+
+/// Gives how many requests were decided from leases.
+fn whatever_is_done_to_redis_it_never_grants_too_much(users: usize, lines: &str) -> f64 {
     let redis = Redis::start();
-    let rule = limit("x", "\"user\"", BURST).replace("1/d", &format!("{RATE}/s"));
+    let rule = limit_with("x", "\"user\"", BURST, lines).replace("1/d", &format!("{RATE}/s"));
     let gateways: Vec<Gateway> = (0..GATEWAYS).map(|_| gateway(&redis.url(), "", &rule)).collect();
     gateways.iter().for_each(Gateway::until_store_connected);
-    let granted: Vec<AtomicU64> = (0..USERS).map(|_| AtomicU64::new(0)).collect();
+    let granted: Vec<AtomicU64> = (0..users).map(|_| AtomicU64::new(0)).collect();
     let (passed, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
     let mut random = Rng::with_seed(seed());
     let start = Instant::now();
@@ -59,7 +71,7 @@ fn redis_never_grants_too_much_whatever_is_done_to_it() {
             scope.spawn(move || {
                 let mut client = Client::connect(address);
                 while !is_over.load(Ordering::Relaxed) {
-                    let user = random.usize(..USERS);
+                    let user = random.usize(..users);
                     let response = client.get("/", &api_key(&format!("u{user}")));
                     assert!(matches!(response.status, 200 | 429), "{response:?}");
                     match rate_limit(&response).is_empty() {
@@ -79,9 +91,10 @@ fn redis_never_grants_too_much_whatever_is_done_to_it() {
     let granted: Vec<u64> = granted.iter().map(|count| count.load(Ordering::Relaxed)).collect();
     assert!(granted.iter().all(|&count| count as f64 <= most), "{granted:?} granted, at most {most} each");
     let all: u64 = granted.iter().sum();
-    assert!(all as f64 > most * USERS as f64 / 4.0, "{all} granted in all");
+    assert!(all as f64 > most * users as f64 / 4.0, "{all} granted in all");
     assert!(passed.load(Ordering::Relaxed) > 0, "no request met a fault");
     gateways.iter().for_each(until_redis_decides);
+    gateways.iter().map(|gateway| gateway.metric("rateguard_leased_total")).sum()
 }
 
 fn until_redis_decides(gateway: &Gateway) {
