@@ -437,6 +437,8 @@ mod tests {
         fn disconnected(&self, _: &str) {}
         fn server_error(&self, _: &str) {}
         fn breaker(&self, _: Change) {}
+        fn retired(&self) {}
+        fn writes(&self, _: u64) {}
     }
 
     fn poll<T>(future: Pin<&mut impl Future<Output = T>>) -> Poll<T> {
@@ -451,31 +453,32 @@ mod tests {
 
     #[test]
     fn a_posted_command_takes_its_own_reply() {
-        let pipeline = Pipeline::new(DEADLINE, Box::new(Deaf));
+        let pipeline = Rc::new(Pipeline::new(DEADLINE, Box::new(Deaf)));
         assert!(!post(&pipeline, Micros(0)), "there is no connection");
         pipeline.opened(Vec::new());
         assert!(post(&pipeline, Micros(0)));
-        let mut call = pin!(pipeline.call(Micros(0), Micros(9), |_, _, out| out.push(b'c')));
+        let mut call = Box::pin(pipeline.ask(Micros(0), Micros(9), false, |_, _, out| out.push(b'c')).ok().unwrap());
         assert!(poll(call.as_mut()).is_pending());
         assert_eq!(*pipeline.out.borrow(), b"pc");
         pipeline.answer(Reply::Other, Micros(1)).unwrap();
         assert!(poll(call.as_mut()).is_pending());
         let own = Reply::Numbers(Default::default());
-        pipeline.answer(own, Micros(1)).unwrap();
+        pipeline.answer(own.clone(), Micros(1)).unwrap();
         assert_eq!(poll(call.as_mut()), Poll::Ready(Ok(own)));
+        drop(call);
         assert!(pipeline.slots.borrow().is_empty());
     }
 
     #[test]
     fn nothing_is_posted_while_the_breaker_is_open_and_posts_do_not_open_it() {
-        let pipeline = Pipeline::new(DEADLINE, Box::new(Deaf));
+        let pipeline = Rc::new(Pipeline::new(DEADLINE, Box::new(Deaf)));
         pipeline.opened(Vec::new());
         let late = Micros(0).after(DEADLINE * 2);
         (0..2 * FAILURES_MAX).for_each(|_| assert!(post(&pipeline, Micros(0))));
         pipeline.expire(late);
         assert!(post(&pipeline, late));
         for _ in 0..FAILURES_MAX {
-            let mut call = pin!(pipeline.call(Micros(0), Micros(1), |_, _, _| {}));
+            let mut call = pin!(pipeline.ask(Micros(0), Micros(1), false, |_, _, _| {}).ok().unwrap());
             assert!(poll(call.as_mut()).is_pending());
             pipeline.expire(late);
         }

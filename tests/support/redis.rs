@@ -118,7 +118,8 @@ pub fn port_of(held: &Socket) -> u16 {
     held.local_addr().unwrap().as_socket().unwrap().port()
 }
 
-/// A port of 127.0.0.1 that the kernel gives to nobody else, and that a server may listen on.
+/// A port of 127.0.0.1 that refuses connections, and that the kernel gives to nobody else, for as long as its socket is
+/// held; a server may listen on it.
 pub fn hold_port() -> Socket {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_reuse_address(true).unwrap();

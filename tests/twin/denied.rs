@@ -8,7 +8,7 @@ use rateguard::limit::policy::{By, Limit, Mode, Policy, Quota, Sheet};
 use rateguard::route::Match;
 use rateguard::time::Micros;
 
-const ROUNDS: usize = 40;
+const ROUNDS: usize = 80;
 const STEPS: usize = 150;
 const USERS: usize = 3;
 
