@@ -50,7 +50,7 @@ pub(super) async fn charge(
     let asked = charging.ask(sheet, question, Some(now));
     match charging.settle(sheet, question, asked).await {
         // A slot under way has its keys on two servers: each key by itself is on one of them.
-        Err(StoreFault::Server(ServerError::TryAgain)) => {
+        Err(StoreFault::Server(ServerError::TryAgain)) if client.is_cluster() => {
             Box::pin(charging.in_two_steps(sheet, Parts::by_key(all))).await
         }
         told => told,

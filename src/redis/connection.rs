@@ -207,11 +207,11 @@ async fn read_replies<R: AsyncReadRent>(reader: &mut R, pipeline: &Pipeline, is_
             let remedy = match &parsed.reply {
                 Reply::Unasked => continue,
                 Reply::Error(error) => Some(error.remedy()),
-                Reply::Redirect(_) if !is_cluster => Some(Remedy::Wait),
+                Reply::Redirect(_) => Some(Remedy::Follow),
                 _ => None,
             };
             pipeline.answer(parsed.reply, now()).map_err(io::Error::other)?;
-            if let Some(remedy) = remedy.filter(|remedy| remedy.is_worth_telling()) {
+            if let Some(remedy) = remedy.filter(|remedy| !remedy.is_at_hand(is_cluster)) {
                 let text = String::from_utf8_lossy(&input[text]);
                 pipeline.observer().server_error(&text);
                 if remedy == Remedy::Reconnect {

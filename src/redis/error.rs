@@ -60,9 +60,14 @@ pub enum Remedy {
 }
 
 impl Remedy {
-    /// Whether an operator wants to know of the error: what is dealt with at once is none.
-    pub fn is_worth_telling(self) -> bool {
-        !matches!(self, Remedy::SendScript | Remedy::Follow | Remedy::Split)
+    /// Whether it is applied at once, so that an operator need not know of the error. Only a cluster's client has other
+    /// servers to follow to.
+    pub fn is_at_hand(self, is_cluster: bool) -> bool {
+        match self {
+            Remedy::SendScript => true,
+            Remedy::Follow | Remedy::Split => is_cluster,
+            Remedy::Wait | Remedy::Reconnect | Remedy::LeaveKey => false,
+        }
     }
 }
 

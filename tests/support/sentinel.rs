@@ -24,7 +24,7 @@ impl Sentinel {
         let folder = Folder::new();
         let config = format!(
             "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor {PRIMARY} 127.0.0.1 {primary} 2\n\
-             sentinel down-after-milliseconds {PRIMARY} 500\nsentinel failover-timeout {PRIMARY} 3000\n{lines}\n",
+             sentinel down-after-milliseconds {PRIMARY} 500\nsentinel failover-timeout {PRIMARY} 1000\n{lines}\n",
             folder.path().display()
         );
         let child = Command::new("redis-server")
