@@ -45,3 +45,7 @@ mod websockets;
 /// Who does not read holds its sender back.
 #[path = "load/backpressure.rs"]
 mod backpressure;
+
+/// More than the store's queue takes.
+#[path = "load/overload.rs"]
+mod overload;

@@ -177,7 +177,8 @@ fn url(settings: &Settings) -> String {
         }
         Place::Server(server) => format!("redis{tls}://{userinfo}{server}/{database}"),
         Place::Sentinel { sentinels, primary, .. } => {
-            format!("redis{tls}+sentinel://{userinfo}{}/{}/{database}", list(sentinels), encode(primary))
+            let primary = encode(primary).replace('/', "%2F");
+            format!("redis{tls}+sentinel://{userinfo}{}/{primary}/{database}", list(sentinels))
         }
         Place::Cluster(seeds) => format!("redis{tls}+cluster://{userinfo}{}", list(seeds)),
     }

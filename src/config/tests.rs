@@ -359,7 +359,9 @@ fn what_is_printed_parses_again_to_the_same() {
          [[routes]]\nupstream = \"a.b\"\nhost = \"*.x\"\n[[routes]]\nupstream = \"api\"\nmethods = [\"GET\"]\n\
          [[limits]]\nname = \"l\"\nrate = \"10/15s\"\nby = []\n[limits.plans.\"p.q\"]\nburst = 5\n\
          [identity]\nsources = [\"header:X-A\", \"cookie:c\", \"ip\"]";
-    for config in [parse(MANUAL).unwrap(), valid(text)] {
+    let stores = ["redis+sentinel://s1,[::1]:1/a%2Fb/3", "rediss+cluster://a,b:1", "rediss://h/2"];
+    let stores = stores.map(|url| valid(&format!("[store]\nurl = \"{url}\"\nprotocol = \"resp3\"")));
+    for config in [parse(MANUAL).unwrap(), valid(text)].into_iter().chain(stores) {
         assert_eq!(parse(&config.print()).unwrap_or_else(|e| panic!("{e}\n{}", config.print())), config);
     }
 }
@@ -370,6 +372,9 @@ fn what_is_printed_shows_no_secret() {
     let printed = valid(text).print();
     assert!(!printed.contains("s3cret") && !printed.contains("alices-key"), "{printed}");
     assert!(printed.contains("redis://al:***@h:6379/0"), "{printed}");
+    let text = "[store]\nurl = \"redis+sentinel://h/p\"\nsentinel = { username = \"u\", password = \"${PASS}\" }";
+    let printed = valid(text).print();
+    assert!(!printed.contains("s3cret") && printed.contains("username = \"u\""), "{printed}");
     printed.parse::<toml::Table>().unwrap();
 }
 
