@@ -421,7 +421,8 @@ impl Watcher for StoreWatcher {
             is_up: Cell::new(true),
             is_connected: Cell::new(false),
             is_broken: Cell::new(false),
-            errors: RefCell::new(Budget::new(1)),
+            reasons: RefCell::default(),
+            errors: RefCell::default(),
         })
     }
 
@@ -441,8 +442,14 @@ struct StoreLog {
     is_up: Cell<bool>,
     is_connected: Cell<bool>,
     is_broken: Cell<bool>,
-    errors: RefCell<Budget>,
+    /// Why it could not be had since it was lost, as far as told.
+    reasons: RefCell<Vec<String>>,
+    /// What may be told of each kind of error.
+    errors: RefCell<Vec<(String, Budget)>>,
 }
+
+/// Reasons of one loss that are told, and kinds of errors that are told apart.
+const KINDS_MAX: usize = 8;
 
 impl StoreLog {
     fn set_connected(&self, is_connected: bool) {
@@ -470,14 +477,17 @@ impl Observer for StoreLog {
 
     fn disconnected(&self, reason: &str) {
         self.set_connected(false);
+        let (worker, server) = (self.state.worker, &self.server);
+        let mut reasons = self.reasons.borrow_mut();
         if self.is_up.replace(false) {
-            tracing::error!(
-                worker = self.state.worker,
-                server = self.server,
-                reason,
-                "store lost; trying to reconnect"
-            );
+            tracing::error!(worker, server, reason, "store lost; trying to reconnect");
+            reasons.clear();
+        } else if reasons.len() < KINDS_MAX && reasons.iter().all(|told| told != reason) {
+            tracing::warn!(worker, server, reason, "store still lost");
+        } else {
+            return;
         }
+        reasons.push(reason.into());
     }
 
     fn retired(&self) {
@@ -502,7 +512,15 @@ impl Observer for StoreLog {
     }
 
     fn server_error(&self, text: &str) {
-        if let Take::Write { suppressed } = self.errors.borrow_mut().take(now()) {
+        let mut errors = self.errors.borrow_mut();
+        let code = text.split(' ').next().unwrap_or_default();
+        let known = errors.iter().position(|(known, _)| known == code);
+        // Beyond the bound the last one's budget serves for all.
+        let at = known.unwrap_or(errors.len()).min(KINDS_MAX - 1);
+        if at == errors.len() {
+            errors.push((code.into(), Budget::new(1)));
+        }
+        if let Take::Write { suppressed } = errors[at].1.take(now()) {
             let (worker, server) = (self.state.worker, &self.server);
             tracing::error!(worker, server, error = text, suppressed, "the store answered with an error");
         }

@@ -48,11 +48,13 @@ pub(super) struct Server {
     pub pipeline: Rc<Pipeline>,
     /// Attempts at a connection so far.
     turn: Cell<usize>,
+    /// It has said that its role, or ours, is another now.
+    was_refused: Cell<bool>,
 }
 
 impl Server {
     pub fn new(address: Option<Address>, pipeline: Pipeline) -> Server {
-        Server { address, pipeline: Rc::new(pipeline), turn: Cell::new(0) }
+        Server { address, pipeline: Rc::new(pipeline), turn: Cell::new(0), was_refused: Cell::new(false) }
     }
 }
 
@@ -133,13 +135,16 @@ where
 {
     let pipeline = &server.pipeline;
     let is_cluster = matches!(opener.dialer.settings.place, Place::Cluster(_));
-    let opened = bounded(open(&mut stream, server.address.is_none(), opener)).await?;
+    // Whoever turned out to be a replica is asked before it is taken for the store again.
+    let must_be_primary = server.address.is_none() || server.was_refused.get();
+    let opened = bounded(open(&mut stream, must_be_primary, opener)).await?;
+    server.was_refused.set(false);
     let (mut reader, mut writer) = stream.into_split();
     pipeline.opened(opened);
     // Whichever ends first ends the connection, so what is in flight in the others does not matter.
     monoio::select! {
         result = write_batches(&mut writer, pipeline) => result,
-        result = read_replies(&mut reader, pipeline, is_cluster) => result,
+        result = read_replies(&mut reader, server, is_cluster) => result,
         result = watch(pipeline) => result,
     }
 }
@@ -154,11 +159,12 @@ async fn open<S: AsyncReadRent + AsyncWriteRent>(
     if let Some(credentials) = &settings.credentials {
         ask(stream, &auth(credentials), "AUTH").await?;
     }
-    if must_be_primary {
-        let role = ask(stream, &[b"ROLE"], "ROLE").await?;
-        if resp::frame(&role).map_err(io::Error::other)?.is_some_and(|role| sentinel::is_replica(&role)) {
-            return Err(io::Error::other("the server that the sentinel named is a replica"));
-        }
+    // Who may not ask for the role learns it from the first decision.
+    if must_be_primary
+        && let Ok(role) = ask(stream, &[b"ROLE"], "ROLE").await
+        && resp::frame(&role).map_err(io::Error::other)?.is_some_and(|role| sentinel::is_replica(&role))
+    {
+        return Err(io::Error::other("the server is a replica"));
     }
     if settings.version == Version::Three {
         ask(stream, &[b"HELLO", b"3"], "HELLO").await?;
@@ -186,7 +192,8 @@ async fn write_batches<W: AsyncWriteRent>(writer: &mut W, pipeline: &Pipeline) -
 }
 
 /// Gives replies to who waits for them. Only in a cluster is one that names another server no error.
-async fn read_replies<R: AsyncReadRent>(reader: &mut R, pipeline: &Pipeline, is_cluster: bool) -> io::Result<()> {
+async fn read_replies<R: AsyncReadRent>(reader: &mut R, server: &Server, is_cluster: bool) -> io::Result<()> {
+    let pipeline = &server.pipeline;
     let mut input = Vec::with_capacity(INPUT);
     loop {
         let length = input.len();
@@ -215,6 +222,7 @@ async fn read_replies<R: AsyncReadRent>(reader: &mut R, pipeline: &Pipeline, is_
                 let text = String::from_utf8_lossy(&input[text]);
                 pipeline.observer().server_error(&text);
                 if remedy == Remedy::Reconnect {
+                    server.was_refused.set(true);
                     return Err(io::Error::other(text.into_owned()));
                 }
             }

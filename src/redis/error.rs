@@ -91,6 +91,9 @@ const CODES: [(&[u8], ServerError); 17] = [
     (b"NOPERM", ServerError::NoPermission),
 ];
 
+/// What Redis 7.0, and Valkey, say without a code where a command within the script is not permitted.
+const RIGHTS: [&[u8]; 2] = [b"user executing the script can't", b"ACL failure in script"];
+
 impl ServerError {
     /// Reads the text of an error reply, without its `-`.
     pub fn of(text: &[u8]) -> ServerError {
@@ -100,6 +103,9 @@ impl ServerError {
             return error;
         }
         match first {
+            b"ERR" if RIGHTS.iter().any(|right| memchr::memmem::find(text, right).is_some()) => {
+                ServerError::NoPermission
+            }
             b"ERR" => words.find_map(of_code).unwrap_or(ServerError::Other),
             _ => ServerError::Other,
         }
@@ -161,6 +167,8 @@ mod tests {
             ("WRONGTYPE Operation against a key holding the wrong kind of value", ServerError::WrongType),
             ("WRONGPASS invalid username-password pair or user is disabled.", ServerError::NoAuth),
             ("ERR unknown command 'OOMPH'", ServerError::Other),
+            ("ERR The user executing the script can't run this command or subcommand", ServerError::NoPermission),
+            ("ERR ACL failure in script: User gate has no permissions", ServerError::NoPermission),
             ("OOMPH", ServerError::Other),
             ("", ServerError::Other),
             ("oom", ServerError::Other),

@@ -199,8 +199,8 @@ fn requests_pass_while_rights_are_missing() {
     for (take, give, error, kind) in [
         (&["-evalsha"][..], &["+evalsha"][..], "NOPERM", "auth"),
         (&["resetkeys", "~other:*"], &["~rate_limit:*"], "NOPERM", "auth"),
-        // What the script itself may not do is told without a code of its own.
-        (&["-set"], &["+set"], "can't run this command", "server"),
+        // What the script itself may not do is told without a code.
+        (&["-set"], &["+set"], "can't run this command", "auth"),
     ] {
         passes_while(&gateway, || rights(take), || rights(give), error, kind);
     }
