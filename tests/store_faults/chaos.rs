@@ -4,7 +4,7 @@ use crate::support::fields::rate_limit;
 use crate::support::gateway::Gateway;
 use crate::support::redis::{Redis, hold_port, port_of};
 use crate::support::store::{api_key, limit_with};
-use crate::support::{Folder, seed, until};
+use crate::support::{seed, until};
 use fastrand::Rng;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -158,10 +158,7 @@ fn run(store: &str) -> Run {
 }
 
 fn run_with(scale: Scale, store: &str, lines: &str) -> Run {
-    // A disk that others keep busy would hold up every write, for minutes perhaps.
-    let folder = Folder::in_memory();
-    let path = folder.path().display().to_string();
-    let durable = ["--dir", &path, "--appendonly", "yes", "--appendfsync", "always"];
+    let durable = ["--appendonly", "yes", "--appendfsync", "always"];
     let mut redis = Redis::start_with(&[&durable[..], &["--busy-reply-threshold", "20"]].concat());
     let rule = limit_with("x", "\"user\"", scale.burst, lines).replace("1/d", &format!("{}/s", scale.rate));
     let gateways: Vec<Gateway> = (0..GATEWAYS).map(|_| gateway(&redis.url(), store, &rule)).collect();

@@ -93,7 +93,10 @@ fn what_is_admitted_while_redis_comes_and_goes_stays_within_the_bound() {
     let granted = burst as f64 + rate as f64 * start.elapsed().as_secs_f64();
     let bound = granted + f64::from(switches) * burst as f64;
     assert!((admitted as f64) <= bound, "{admitted} admitted, at most {bound}");
-    assert!(admitted as f64 >= granted / 2.0, "{admitted} admitted of {granted}");
+    // While Redis starts nobody asks, however long that takes.
+    let asked = 3.0 * (0.4 + 0.7) + 0.7;
+    let least = (burst as f64 + rate as f64 * asked) / 2.0;
+    assert!(admitted as f64 >= least, "{admitted} admitted, at least {least}");
     assert!(gateways.iter().all(|gateway| gateway.metric(&decisions("x", "local_allow")) > 0.0));
 }
 

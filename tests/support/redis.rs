@@ -31,7 +31,8 @@ impl Redis {
             port: port_of(&held),
             _port: held,
             arguments: arguments.iter().map(ToString::to_string).collect(),
-            folder: Folder::new(),
+            // A disk that others keep busy would hold up a start, and every write to a log, for minutes perhaps.
+            folder: Folder::in_memory(),
         };
         redis.launch();
         redis
