@@ -43,6 +43,8 @@ fn converse(stream: TcpStream, lie: &Lie, is_honest: &AtomicBool) -> std::io::Re
         let command = read_command(&mut reader)?;
         if command[0] == b"SCRIPT" {
             write!(stream, "$40\r\n{}\r\n", "0".repeat(40))?;
+        } else if command[0] == b"ROLE" {
+            write!(stream, "*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n")?;
         } else if is_honest.load(Ordering::Relaxed) {
             let level = if seen.insert(command[3].clone()) { 0 } else { -1 };
             write!(stream, "*1\r\n:{level}\r\n")?;

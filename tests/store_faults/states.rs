@@ -147,14 +147,23 @@ fn requests_pass_while_redis_is_a_replica_of_a_live_and_of_a_dead_primary() {
     let mut connection = redis.connection();
     tell(&redis, &["REPLICAOF", "127.0.0.1", &primary.port.to_string()]);
     until("the replica is in step", || info(&mut connection, "replication", "master_link_status:up"));
-    assert_requests_pass_unlimited(&gateway);
     until("READONLY is counted", || {
         assert_requests_pass_unlimited(&gateway);
         errors(&gateway, "read_only") > 0.0
     });
     until_error_is_logged(&gateway, "READONLY");
+    // It is asked again and again what it is, and not taken for the store.
+    until("both workers have told what it is", || {
+        assert_requests_pass_unlimited(&gateway);
+        let lines = gateway.log_of("store still lost");
+        lines.iter().filter(|line| line["reason"].as_str().unwrap().contains("is a replica")).count() == 2
+    });
+    assert_eq!(gateway.metric("rateguard_store_connections"), 0.0);
+    assert_eq!((gateway.log_of("store connected").len(), gateway.log_of(LOST).len()), (2, 2), "once for each worker");
+    tell(&redis, &["REPLICAOF", "NO", "ONE"]);
+    until_limits_hold(&gateway);
     primary.kill();
-    until("the replica has noticed", || info(&mut connection, "replication", "master_link_status:down"));
+    tell(&redis, &["REPLICAOF", "127.0.0.1", &primary.port.to_string()]);
     until("MASTERDOWN is counted", || {
         assert_requests_pass_unlimited(&gateway);
         errors(&gateway, "primary_down") > 0.0
