@@ -70,6 +70,12 @@ impl Target {
         known.addresses.get(at).copied()
     }
 
+    /// Whether it has never been asked for.
+    pub fn is_pending(&self) -> bool {
+        let known = self.known.lock();
+        known.addresses.is_empty() && !known.is_failing
+    }
+
     /// Asks the resolver, blocking. Gives the news where there is any.
     pub fn refresh(&self) -> Option<News> {
         if self.is_literal {
@@ -151,6 +157,8 @@ impl Resolver {
             *is_asked = false;
             drop(is_asked);
             if Instant::now() >= next_round {
+                // Names that servers announce come and go.
+                self.targets.lock().retain(|target| Arc::strong_count(target) > 1);
                 self.refresh(&tell);
                 next_round = Instant::now() + INTERVAL;
             } else {

@@ -118,27 +118,34 @@ impl Charging<'_> {
         parts.parts[..parts.count].sort_by_key(|part| !self.is_close(sheet, *part));
         let close = parts.as_slice().iter().filter(|part| self.is_close(sheet, **part)).count();
         let (close, ample) = parts.as_slice().split_at(close);
-        for part in close {
-            told = self.all(sheet, std::slice::from_ref(part), Act::Charge).await?;
+        for part in close.chunks(1).chain([ample]) {
+            told.may_gain |= self.all(sheet, part, Act::Charge).await?.may_gain;
             if sheet.denied(self.policy) {
-                return Ok(told);
+                break;
             }
         }
-        self.all(sheet, ample, Act::Charge).await
+        Ok(told)
     }
 
-    /// Asks all the servers at once, then takes their answers one after the other.
+    /// Asks all the servers at once, then takes their answers one after the other. Where one has none, another's denial
+    /// counts all the same.
     async fn all(&self, sheet: &mut Sheet, parts: &[Part], act: Act) -> Result<Told, StoreFault> {
         let mut asked: [Option<Asked>; APPLIED_MAX] = [const { None }; APPLIED_MAX];
         for (asked, part) in asked.iter_mut().zip(parts) {
             *asked = Some(self.ask(sheet, Question { part: *part, act, ask: None }, None));
         }
         let mut all = Told::default();
+        let mut failed = None;
         for (asked, part) in asked.into_iter().flatten().zip(parts) {
-            let told = self.settle_apart(sheet, Question { part: *part, act, ask: None }, asked).await?;
-            all.may_gain |= told.may_gain;
+            match self.settle_apart(sheet, Question { part: *part, act, ask: None }, asked).await {
+                Ok(told) => all.may_gain |= told.may_gain,
+                Err(fault) => failed = Some(fault),
+            }
         }
-        Ok(all)
+        match failed {
+            Some(fault) if !sheet.denied(self.policy) => Err(fault),
+            _ => Ok(all),
+        }
     }
 
     /// As [`Charging::settle`]; a part whose keys have come to be on two servers since the first step is charged key by key.

@@ -246,6 +246,8 @@ fn without_store(
     fault: StoreFault,
     now: Micros,
 ) -> Decision {
+    // Of several servers, some may have told.
+    sheet.levels = [None; APPLIED_MAX];
     if policy.fails(sheet, OnFailure::Closed) {
         return Decision::FailClosed(fault);
     }

@@ -101,11 +101,12 @@ impl Breaker {
         None
     }
 
-    /// A new connection was opened, which the store has answered on.
-    pub fn reset(&mut self) -> Option<Change> {
-        let was_open = self.is_open();
-        self.state = State::default();
-        was_open.then_some(Change::Closed)
+    /// A new connection was opened: while open, the next question is a probe, since opening proves no decision.
+    pub fn reconnected(&mut self, now: Micros) {
+        self.state = match self.state {
+            State::Closed { .. } => State::default(),
+            State::Open { pause, .. } | State::Probing { pause } => State::Open { probe_at: now, pause },
+        };
     }
 }
 
@@ -160,7 +161,14 @@ mod tests {
     }
 
     #[test]
-    fn a_new_connection_closes_it() {
-        assert_eq!((Breaker::default().reset(), opened().reset()), (None, Some(Change::Closed)));
+    fn a_new_connection_is_worth_a_probe_at_once() {
+        let mut breaker = opened();
+        assert_eq!(breaker.ask(at(25)), Permit::Probe);
+        breaker.reconnected(at(26));
+        assert_eq!((breaker.is_open(), breaker.ask(at(26))), (true, Permit::Probe));
+        assert_eq!(breaker.probed(at(27), true), Some(Change::Closed));
+        breaker.failed(at(28));
+        breaker.reconnected(at(29));
+        assert_eq!(breaker, Breaker::default());
     }
 }

@@ -4,7 +4,7 @@
 //! map of slots is asked for at the start, again where a server says that it has moved or is gone, and now and then.
 #![allow(clippy::disallowed_methods, reason = "shell: starts the tasks that keep connections and map")]
 
-use super::cluster::{Redirect, SERVERS_MAX, SLOTS, primaries, slot_of};
+use super::cluster::{Map, Redirect, SERVERS_MAX, SLOTS, primaries, slot_of};
 use super::connection::{Opener, Server, keep_connected};
 use super::dial::{Dialer, OPEN_TIMEOUT};
 use super::pipeline::{Answer, Observer, Pipeline, Purpose, Signal};
@@ -12,7 +12,6 @@ use super::{Address, Fault, Place};
 use crate::time::{Micros, now};
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -118,9 +117,11 @@ impl Client {
             return Err(Fault::Disconnected);
         };
         let server = cluster.redirected(redirect, address).ok_or(Fault::Overloaded)?;
-        let time_left = deadline.since(now());
-        // Not having been in time is told by the question that follows.
-        let _ = monoio::time::timeout(time_left, server.pipeline.tried()).await;
+        let pipeline = &server.pipeline;
+        // Not having been in time is told by the question that follows, and by the breaker to those after.
+        if !pipeline.is_broken() && monoio::time::timeout(deadline.since(now()), pipeline.tried()).await.is_err() {
+            pipeline.missed(now());
+        }
         Ok(To { server, asking: redirect.asking })
     }
 
@@ -263,7 +264,8 @@ impl Cluster {
             match dialer.inquire(&address, credentials, &[b"CLUSTER", b"SLOTS"], turn).await {
                 Ok(answer) => match primaries(&answer, &address) {
                     Some(map) if !map.is_empty() => {
-                        self.put(map);
+                        self.meet(&map).await;
+                        self.put(&map);
                         return Ok(());
                     }
                     _ => last = io::Error::other(format!("{address} has no map of the cluster")),
@@ -274,8 +276,22 @@ impl Cluster {
         Err(last)
     }
 
+    /// Connects to the servers of a map that are new, so that nobody has to wait for them once it counts.
+    async fn meet(&self, map: &Map) {
+        let attempts = async {
+            for (_, owner) in map {
+                let server = self.place_of(owner).and_then(|at| self.servers.borrow().get(at).cloned());
+                if let Some(server) = server {
+                    server.pipeline.tried().await;
+                }
+            }
+        };
+        // Whoever does not answer in that time has its slots all the same.
+        let _ = monoio::time::timeout(OPEN_TIMEOUT, attempts).await;
+    }
+
     /// Takes over a map. Servers that have no slot in it, and were not named since the last one, are retired.
-    fn put(&self, map: Vec<(RangeInclusive<u16>, Address)>) {
+    fn put(&self, map: &Map) {
         let named = self.named.take();
         let is_needed = |server: &Rc<Server>| {
             let address = server.address.as_ref();
@@ -284,9 +300,11 @@ impl Cluster {
         let (kept, retired): (Vec<_>, Vec<_>) = self.servers.take().into_iter().partition(is_needed);
         self.servers.replace(kept);
         let mut slots = vec![NOBODY; SLOTS];
-        for (range, owner) in &map {
+        for (range, owner) in map {
             let at = self.place_of(owner).and_then(|at| u16::try_from(at).ok());
-            slots[usize::from(*range.start())..=usize::from(*range.end())].fill(at.unwrap_or(NOBODY));
+            if let Some(slots) = slots.get_mut(usize::from(*range.start())..=usize::from(*range.end())) {
+                slots.fill(at.unwrap_or(NOBODY));
+            }
         }
         self.slots.replace(slots.into());
         retired.iter().for_each(|server| server.pipeline.retire());

@@ -11,7 +11,7 @@ use std::ops::RangeInclusive;
 /// Slots of a cluster.
 pub const SLOTS: usize = 16_384;
 
-/// Servers of a cluster that are spoken to at most: ten times what its makers recommend is not to be met.
+/// Servers of a cluster that are spoken to at most: the specification speaks of up to 1 000.
 pub const SERVERS_MAX: usize = 1024;
 
 /// The slot of a key.
@@ -54,14 +54,28 @@ fn address(host: &str, port: u16, asked: &Address) -> Address {
     Address::Tcp { host: host.into(), port }
 }
 
-/// Reads the answer of `asked` to CLUSTER SLOTS: the primary of each range of slots. `None` where it is no such answer.
-pub fn primaries(answer: &OwnedFrame, asked: &Address) -> Option<Vec<(RangeInclusive<u16>, Address)>> {
+/// The primaries of ranges of slots.
+pub type Map = Vec<(RangeInclusive<u16>, Address)>;
+
+/// Reads the answer of `asked` to CLUSTER SLOTS. Ranges whose primary cannot be connected to are left out; `None` where it
+/// is no such answer, or tells of more slots than there are.
+pub fn primaries(answer: &OwnedFrame, asked: &Address) -> Option<Map> {
     let OwnedFrame::Array(ranges) = answer else { return None };
-    ranges.iter().map(|range| primary(range, asked)).collect()
+    let mut map = Map::new();
+    let mut slots = 0;
+    for range in ranges {
+        let (range, primary) = primary(range, asked)?;
+        slots += range.len();
+        if slots > SLOTS {
+            return None;
+        }
+        map.extend(primary.map(|primary| (range, primary)));
+    }
+    Some(map)
 }
 
 /// `[first, last, [host, port, …], replicas…]`
-fn primary(range: &OwnedFrame, asked: &Address) -> Option<(RangeInclusive<u16>, Address)> {
+fn primary(range: &OwnedFrame, asked: &Address) -> Option<(RangeInclusive<u16>, Option<Address>)> {
     let OwnedFrame::Array(parts) = range else { return None };
     let [OwnedFrame::Integer(first), OwnedFrame::Integer(last), OwnedFrame::Array(server), ..] = parts.as_slice()
     else {
@@ -74,8 +88,10 @@ fn primary(range: &OwnedFrame, asked: &Address) -> Option<(RangeInclusive<u16>, 
         _ => return None,
     };
     let slot = |number: i64| u16::try_from(number).ok().filter(|&slot| usize::from(slot) < SLOTS);
-    let port = u16::try_from(*port).ok().filter(|&port| port != 0)?;
-    Some((slot(*first)?..=slot(*last)?, address(host, port, asked)))
+    let range = slot(*first)?..=slot(*last)?;
+    // 0 is the port of a server that does not listen in this way (with or without TLS).
+    let port = u16::try_from(*port).ok().filter(|&port| port != 0);
+    (!range.is_empty()).then(|| (range, port.map(|port| address(host, port, asked))))
 }
 
 #[cfg(test)]
@@ -116,7 +132,16 @@ mod tests {
         let frame = resp::frame(answer.as_bytes()).unwrap().unwrap();
         let read = primaries(&frame, &tcp("seed", 1)).unwrap();
         assert_eq!(read, [(0..=8191, tcp("127.0.0.1", 7000)), (8192..=16383, tcp("seed", 7001))]);
-        for bad in ["+OK\r\n", "*1\r\n:1\r\n", "*1\r\n*3\r\n:0\r\n:16384\r\n*2\r\n$1\r\na\r\n:1\r\n"] {
+        let range =
+            |first: u16, last: u16, port: u16| format!("*3\r\n:{first}\r\n:{last}\r\n*2\r\n$1\r\na\r\n:{port}\r\n");
+        let mute = resp::frame(format!("*2\r\n{}{}", range(0, 9, 0), range(10, 19, 1)).as_bytes()).unwrap().unwrap();
+        assert_eq!(primaries(&mute, &tcp("seed", 1)), Some(vec![(10..=19, tcp("a", 1))]));
+        let bad_ranges = [
+            format!("*1\r\n{}", range(0, 16384, 1)),
+            format!("*1\r\n{}", range(10, 5, 1)),
+            format!("*2\r\n{}{}", range(0, 16383, 1), range(5, 5, 1)),
+        ];
+        for bad in ["+OK\r\n", "*1\r\n:1\r\n"].into_iter().chain(bad_ranges.iter().map(String::as_str)) {
             assert_eq!(primaries(&resp::frame(bad.as_bytes()).unwrap().unwrap(), &tcp("seed", 1)), None, "{bad}");
         }
     }

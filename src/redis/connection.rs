@@ -27,7 +27,7 @@ const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
 const BACKOFF_DOUBLINGS: u32 = 5;
 
-/// A connection that lasted this long was a good one: it is replaced at once.
+/// A connection that lasted this long, and on which decisions were answered, was a good one: it is replaced at once.
 const STEADY: Duration = Duration::from_secs(1);
 
 /// Bytes read at once; a reply to a decision is about 20.
@@ -65,7 +65,7 @@ pub(super) async fn keep_connected(server: Rc<Server>, opener: Rc<Opener>) {
     loop {
         let began = now();
         let lived = attempt(&server, &opener).await;
-        let was_steady = pipeline.is_up() && now().since(began) >= STEADY;
+        let was_steady = pipeline.is_up() && pipeline.has_answered() && now().since(began) >= STEADY;
         pipeline.fail_all();
         if pipeline.is_retired() {
             pipeline.observer().retired();
@@ -140,7 +140,7 @@ where
     let opened = bounded(open(&mut stream, must_be_primary, opener)).await?;
     server.was_refused.set(false);
     let (mut reader, mut writer) = stream.into_split();
-    pipeline.opened(opened);
+    pipeline.opened(opened, now());
     // Whichever ends first ends the connection, so what is in flight in the others does not matter.
     monoio::select! {
         result = write_batches(&mut writer, pipeline) => result,
@@ -211,14 +211,19 @@ async fn read_replies<R: AsyncReadRent>(reader: &mut R, server: &Server, is_clus
         while let Some(parsed) = resp::parse(&input[used..]).map_err(io::Error::other)? {
             let text = used + parsed.error_text.0..used + parsed.error_text.1;
             used += parsed.used;
+            // Those that are applied at once are no news for an operator.
             let remedy = match &parsed.reply {
                 Reply::Unasked => continue,
-                Reply::Error(error) => Some(error.remedy()),
-                Reply::Redirect(_) => Some(Remedy::Follow),
+                Reply::Error(error) => match error.remedy() {
+                    Remedy::SendScript => None,
+                    Remedy::Split if is_cluster => None,
+                    remedy => Some(remedy),
+                },
+                Reply::Redirect(_) if !is_cluster => Some(Remedy::Follow),
                 _ => None,
             };
             pipeline.answer(parsed.reply, now()).map_err(io::Error::other)?;
-            if let Some(remedy) = remedy.filter(|remedy| !remedy.is_at_hand(is_cluster)) {
+            if let Some(remedy) = remedy {
                 let text = String::from_utf8_lossy(&input[text]);
                 pipeline.observer().server_error(&text);
                 if remedy == Remedy::Reconnect {

@@ -6,7 +6,8 @@
 use super::resp;
 use super::tls::Secure;
 use super::{Address, Credentials, Settings};
-use crate::resolve::Resolver;
+use crate::resolve::{Resolver, Target};
+use crate::time::now;
 use monoio::buf::IoBufMut;
 use monoio::io::{AsyncReadRent, AsyncWriteRent, AsyncWriteRentExt};
 use monoio::net::{TcpStream, UnixStream};
@@ -18,6 +19,9 @@ use std::time::Duration;
 /// For connect, for the commands that open a connection, and for a question on one of its own, each.
 pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How often a new name is looked at.
+const RESOLVE_POLL: Duration = Duration::from_millis(2);
+
 /// Bytes read at once of what is answered while a connection is opened.
 const INPUT: usize = 4 * 1024;
 
@@ -26,19 +30,34 @@ pub struct Dialer {
     pub(super) settings: Settings,
     pub(super) tls: Option<Secure>,
     resolver: Arc<Resolver>,
+    /// Those of the configuration: the resolver forgets names that nobody holds.
+    _named: Vec<Arc<Target>>,
 }
 
 impl Dialer {
     /// `resolver` knows the addresses of names.
     pub fn new(settings: Settings, resolver: Arc<Resolver>, tls: Option<Secure>) -> Dialer {
-        Dialer { settings, tls, resolver }
+        let named = settings.place.named().iter().filter_map(|address| match address {
+            Address::Tcp { host, port } => Some(resolver.target(host, *port)),
+            Address::Unix(_) => None,
+        });
+        let named = named.collect();
+        Dialer { settings, tls, resolver, _named: named }
     }
 
     /// Connects. Of a name with several addresses each `turn` takes another.
     pub(super) async fn tcp(&self, host: &str, port: u16, turn: usize) -> io::Result<TcpStream> {
         let target = self.resolver.target(host, port);
-        let Some(address) = target.address(turn) else {
-            return Err(io::Error::other(format!("{host} does not resolve")));
+        let start = now();
+        let address = loop {
+            match target.address(turn) {
+                Some(address) => break address,
+                // A name that a server has just announced has been asked for this moment.
+                None if target.is_pending() && now().since(start) < OPEN_TIMEOUT => {
+                    monoio::time::sleep(RESOLVE_POLL).await
+                }
+                None => return Err(io::Error::other(format!("{host} does not resolve"))),
+            }
         };
         let connected = bounded(TcpStream::connect_addr(address)).await;
         if connected.is_err() {
@@ -57,18 +76,19 @@ impl Dialer {
         question: &[&[u8]],
         turn: usize,
     ) -> io::Result<OwnedFrame> {
-        match (server, &self.tls) {
-            (Address::Unix(path), _) => {
-                inquire_on(bounded(UnixStream::connect(path)).await?, credentials, question).await
+        bounded(async {
+            match (server, &self.tls) {
+                (Address::Unix(path), _) => inquire_on(UnixStream::connect(path).await?, credentials, question).await,
+                (Address::Tcp { host, port }, None) => {
+                    inquire_on(self.tcp(host, *port, turn).await?, credentials, question).await
+                }
+                (Address::Tcp { host, port }, Some(tls)) => {
+                    let stream = self.tcp(host, *port, turn).await?;
+                    inquire_on(tls.open(host, stream).await?, credentials, question).await
+                }
             }
-            (Address::Tcp { host, port }, None) => {
-                inquire_on(self.tcp(host, *port, turn).await?, credentials, question).await
-            }
-            (Address::Tcp { host, port }, Some(tls)) => {
-                let stream = self.tcp(host, *port, turn).await?;
-                inquire_on(bounded(tls.open(host, stream)).await?, credentials, question).await
-            }
-        }
+        })
+        .await
     }
 }
 
@@ -76,15 +96,12 @@ async fn inquire_on<S>(mut stream: S, credentials: Option<&Credentials>, questio
 where
     S: AsyncReadRent + AsyncWriteRent,
 {
-    bounded(async {
-        if let Some(credentials) = credentials {
-            ask(&mut stream, &auth(credentials), "AUTH").await?;
-        }
-        let name = String::from_utf8_lossy(question[0]).into_owned();
-        let answer = ask(&mut stream, question, &name).await?;
-        resp::frame(&answer).map_err(io::Error::other)?.ok_or_else(|| io::Error::other("half an answer"))
-    })
-    .await
+    if let Some(credentials) = credentials {
+        ask(&mut stream, &auth(credentials), "AUTH").await?;
+    }
+    let name = String::from_utf8_lossy(question.first().copied().unwrap_or_default()).into_owned();
+    let answer = ask(&mut stream, question, &name).await?;
+    resp::frame(&answer).map_err(io::Error::other)?.ok_or_else(|| io::Error::other("half an answer"))
 }
 
 /// AUTH as these credentials want it.

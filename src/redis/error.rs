@@ -59,18 +59,6 @@ pub enum Remedy {
     LeaveKey,
 }
 
-impl Remedy {
-    /// Whether it is applied at once, so that an operator need not know of the error. Only a cluster's client has other
-    /// servers to follow to.
-    pub fn is_at_hand(self, is_cluster: bool) -> bool {
-        match self {
-            Remedy::SendScript => true,
-            Remedy::Follow | Remedy::Split => is_cluster,
-            Remedy::Wait | Remedy::Reconnect | Remedy::LeaveKey => false,
-        }
-    }
-}
-
 const CODES: [(&[u8], ServerError); 17] = [
     (b"NOSCRIPT", ServerError::NoScript),
     (b"LOADING", ServerError::Loading),

@@ -51,7 +51,10 @@ pub(super) struct Pipeline {
     is_up: Cell<bool>,
     is_retired: Cell<bool>,
     was_tried: Cell<bool>,
-    first_try: RefCell<Option<Waker>>,
+    /// Who waits for the end of the first attempt at a connection: [`IN_FLIGHT_MAX`] at most.
+    first_try: RefCell<Vec<Waker>>,
+    /// A decision has been answered since the connection was opened.
+    has_answered: Cell<bool>,
     digest: RefCell<Vec<u8>>,
     out: RefCell<Vec<u8>>,
     /// Commands in `out`.
@@ -78,6 +81,8 @@ struct Slot {
     is_queued: bool,
     is_abandoned: bool,
     is_probe: bool,
+    /// Nobody ever waited, so that its reply says nothing of decisions.
+    is_unheard: bool,
 }
 
 /// Waits for the outcome in a slot; gives the slot up when dropped.
@@ -121,6 +126,7 @@ impl Pipeline {
             is_up: Cell::new(false),
             is_retired: Cell::new(false),
             was_tried: Cell::new(false),
+            has_answered: Cell::new(false),
             first_try: RefCell::default(),
             digest: RefCell::default(),
             out: RefCell::default(),
@@ -143,7 +149,15 @@ impl Pipeline {
 
     /// Waits until the first attempt at a connection is over.
     pub async fn tried(&self) {
-        until(&self.first_try, || self.was_tried.get()).await;
+        poll_fn(|context| {
+            let mut waiting = self.first_try.borrow_mut();
+            if self.was_tried.get() || waiting.len() >= IN_FLIGHT_MAX {
+                return Poll::Ready(());
+            }
+            waiting.push(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Asks with one command, which `write` appends to the batch (it is given its purpose and the script's digest). The
@@ -193,6 +207,7 @@ impl Pipeline {
         let key = self.push(Purpose::Decision, deadline, |_, _, out| write(out));
         if let Some(slot) = self.slots.borrow_mut().get_mut(key) {
             slot.is_abandoned = true;
+            slot.is_unheard = true;
         }
     }
 
@@ -207,6 +222,7 @@ impl Pipeline {
             is_queued: true,
             is_abandoned: is_probe,
             is_probe,
+            is_unheard: false,
         });
         self.queue.borrow_mut().push_back(key);
         // The woken task runs after all that are ready now: their commands go into the same write.
@@ -219,12 +235,23 @@ impl Pipeline {
     }
 
     /// A connection is ready; the server knows the script by this digest.
-    pub fn opened(&self, digest: Vec<u8>) {
+    pub fn opened(&self, digest: Vec<u8>, now: Micros) {
         *self.digest.borrow_mut() = digest;
         self.is_up.set(true);
+        self.has_answered.set(false);
         self.first_try_is_over();
         self.observer.connected();
-        self.tell(self.with_breaker(Breaker::reset));
+        self.with_breaker(|breaker| breaker.reconnected(now));
+    }
+
+    /// Somebody waited in vain for the first attempt at a connection to end.
+    pub fn missed(&self, now: Micros) {
+        self.tell(self.with_breaker(|breaker| breaker.failed(now)));
+    }
+
+    /// Whether it is not worth waiting for.
+    pub fn is_broken(&self) -> bool {
+        self.breaker.get().is_open()
     }
 
     /// Gives the oldest command its reply.
@@ -235,9 +262,10 @@ impl Pipeline {
         let is_good = !matches!(reply, Reply::Error(error) if error.is_of_the_store());
         // What comes late has been counted when its deadline passed, and is no good news: nobody waits that long.
         let (is_probe, is_late) = match self.slots.borrow().get(key) {
-            Some(slot) => (slot.is_probe, slot.deadline <= now),
+            Some(slot) => (slot.is_probe, slot.deadline <= now || slot.is_unheard),
             None => (false, true),
         };
+        self.has_answered.set(self.has_answered.get() || !is_late);
         self.settle(key, Ok(reply));
         let change = self.with_breaker(|breaker| match (is_probe, is_good) {
             (true, _) => breaker.probed(now, is_good),
@@ -274,6 +302,11 @@ impl Pipeline {
     /// Whether it was retired.
     pub fn is_retired(&self) -> bool {
         self.is_retired.get()
+    }
+
+    /// Whether a decision has been answered in time since the connection was opened.
+    pub fn has_answered(&self) -> bool {
+        self.has_answered.get()
     }
 
     /// Whether a connection is ready.
@@ -365,7 +398,7 @@ impl Pipeline {
 
     fn first_try_is_over(&self) {
         self.was_tried.set(true);
-        wake(&self.first_try);
+        take(&mut *self.first_try.borrow_mut()).into_iter().for_each(Waker::wake);
     }
 }
 
@@ -426,7 +459,11 @@ fn wake(place: &RefCell<Option<Waker>>) {
 mod tests {
     use super::*;
     use crate::redis::breaker::FAILURES_MAX;
+    use crate::redis::error::ServerError;
     use std::pin::pin;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
 
     const DEADLINE: Duration = Duration::from_millis(20);
 
@@ -455,7 +492,7 @@ mod tests {
     fn a_posted_command_takes_its_own_reply() {
         let pipeline = Rc::new(Pipeline::new(DEADLINE, Box::new(Deaf)));
         assert!(!post(&pipeline, Micros(0)), "there is no connection");
-        pipeline.opened(Vec::new());
+        pipeline.opened(Vec::new(), Micros(0));
         assert!(post(&pipeline, Micros(0)));
         let mut call = Box::pin(pipeline.ask(Micros(0), Micros(9), false, |_, _, out| out.push(b'c')).ok().unwrap());
         assert!(poll(call.as_mut()).is_pending());
@@ -472,7 +509,7 @@ mod tests {
     #[test]
     fn nothing_is_posted_while_the_breaker_is_open_and_posts_do_not_open_it() {
         let pipeline = Rc::new(Pipeline::new(DEADLINE, Box::new(Deaf)));
-        pipeline.opened(Vec::new());
+        pipeline.opened(Vec::new(), Micros(0));
         let late = Micros(0).after(DEADLINE * 2);
         (0..2 * FAILURES_MAX).for_each(|_| assert!(post(&pipeline, Micros(0))));
         pipeline.expire(late);
@@ -483,5 +520,43 @@ mod tests {
             pipeline.expire(late);
         }
         assert!(!post(&pipeline, late) && !post(&pipeline, late.after(DEADLINE * 100)));
+    }
+
+    #[test]
+    fn replies_that_nobody_waits_for_say_nothing_of_decisions() {
+        let pipeline = Rc::new(Pipeline::new(DEADLINE, Box::new(Deaf)));
+        pipeline.opened(Vec::new(), Micros(0));
+        for _ in 0..2 * FAILURES_MAX {
+            assert!(post(&pipeline, Micros(0)));
+            pipeline.answer(Reply::Error(ServerError::NoPermission), Micros(1)).unwrap();
+        }
+        assert!(!pipeline.is_broken());
+        for _ in 0..FAILURES_MAX {
+            let asked = pipeline.ask(Micros(0), Micros(9), true, |_, _, _| {}).ok().unwrap();
+            pipeline.answer(Reply::Other, Micros(1)).unwrap();
+            pipeline.answer(Reply::Error(ServerError::OutOfMemory), Micros(1)).unwrap();
+            drop(asked);
+        }
+        assert!(pipeline.is_broken(), "ASKING is always answered well");
+    }
+
+    #[test]
+    fn all_who_wait_for_the_first_connection_are_woken() {
+        struct Count(AtomicUsize);
+        impl Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let pipeline = Pipeline::new(DEADLINE, Box::new(Deaf));
+        let woken = Arc::new(Count(AtomicUsize::new(0)));
+        let waker = Waker::from(woken.clone());
+        let mut waiting: Vec<_> = (0..5).map(|_| Box::pin(pipeline.tried())).collect();
+        for one in &mut waiting {
+            assert!(one.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        }
+        pipeline.opened(Vec::new(), Micros(0));
+        assert_eq!(woken.0.load(Ordering::Relaxed), 5);
+        assert!(waiting.iter_mut().all(|one| poll(one.as_mut()).is_ready()));
     }
 }

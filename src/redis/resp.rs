@@ -17,7 +17,7 @@ pub const NUMBERS_MAX: usize = 18;
 pub const REPLY_MAX: usize = 64 * 1024;
 
 /// Bytes of an answer about other servers; a cluster of a thousand nodes tells some 200 KiB.
-pub const ANSWER_MAX: usize = 4 * 1024 * 1024;
+pub const ANSWER_MAX: usize = 1024 * 1024;
 
 /// Frames within frames: CLUSTER SLOTS has four, HELLO with its modules five.
 pub const DEPTH_MAX: usize = 6;
@@ -149,7 +149,7 @@ pub fn measure(input: &[u8], most: usize) -> Result<Option<usize>, BadReply> {
         match kind {
             b'+' | b'-' | b',' | b'(' | b'#' | b'_' => {}
             b':' if number(input, line).is_some_and(|(_, end)| end == at) => {}
-            b'$' | b'!' | b'=' => at += bulk(text)?,
+            b'$' | b'!' | b'=' => at = at.checked_add(bulk(text)?).ok_or(BadReply("too long"))?,
             b'*' | b'~' | b'>' | b'%' | b'|' => {
                 // What an attribute describes comes after it.
                 left[depth] += u64::from(kind == b'|');
@@ -356,6 +356,10 @@ mod tests {
             "$99999999\r\n",
             &deep,
         ] {
+            assert!(parse(bad.as_bytes()).is_err(), "{bad:?}");
+        }
+        // Lengths that would wrap around.
+        for bad in ["$18446744073709551591\r\n", "*50000000\r\n$18446744073709551588\r\n", "%9223372036854775808\r\n"] {
             assert!(parse(bad.as_bytes()).is_err(), "{bad:?}");
         }
         let long = [b'+'; REPLY_MAX + 1];

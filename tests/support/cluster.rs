@@ -28,16 +28,6 @@ impl Cluster {
 
     fn start(count: usize) -> Cluster {
         let bus_ports: Vec<Socket> = (0..count).map(|_| hold_port()).collect();
-        let server = |bus: &Socket| {
-            let bus = port_of(bus).to_string();
-            Redis::start_with(
-                &[
-                    &["--cluster-enabled", "yes", "--cluster-port", &bus][..],
-                    &["--cluster-node-timeout", "1000", "--cluster-replica-validity-factor", "0"],
-                ]
-                .concat(),
-            )
-        };
         let cluster = Cluster { servers: bus_ports.iter().map(server).collect(), _bus_ports: bus_ports };
         let share = SLOTS / PRIMARIES as u16;
         for (number, primary) in cluster.servers[..PRIMARIES].iter().enumerate() {
@@ -69,12 +59,7 @@ impl Cluster {
 
     /// Waits until every server says that the cluster is whole, and every replica has caught up.
     pub fn settle(&self) {
-        until("the cluster is whole", || {
-            self.servers.iter().all(|server| {
-                let state: String = redis::cmd("CLUSTER").arg("INFO").query(&mut server.connection()).unwrap();
-                state.contains("cluster_state:ok") && state.contains("cluster_slots_ok:16384")
-            })
-        });
+        until("the cluster is whole", || self.servers.iter().all(is_whole));
         for replica in &self.servers[PRIMARIES.min(self.servers.len())..] {
             until("the replica has caught up", || {
                 super::sentinel::info(replica, "replication").contains("master_link_status:up")
@@ -92,11 +77,32 @@ impl Cluster {
         (usize::from(slot_of(key)) / (usize::from(SLOTS) / PRIMARIES)).min(PRIMARIES - 1)
     }
 
+    /// A further server, without slots.
+    pub fn join(&self) -> Newcomer {
+        let bus_port = hold_port();
+        let server = server(&bus_port);
+        let (port, bus) = (server.port.to_string(), port_of(&bus_port).to_string());
+        ask(&self.servers[0], &["CLUSTER", "MEET", "127.0.0.1", &port, &bus]);
+        let id = id(&server);
+        until("all know the new server, and it knows the cluster", || {
+            self.servers.iter().all(|other| nodes(other).contains(&id)) && is_whole(&server)
+        });
+        Newcomer { server, _bus_port: bus_port }
+    }
+
     /// Begins to move a key's slot from one primary to another; gives the keys that are in it.
     pub fn begin_move(&self, slot: u16, from: usize, to: usize) -> Vec<String> {
+        self.begin_move_between(slot, from, &self.servers[to])
+    }
+
+    pub fn begin_move_to(&self, slot: u16, from: usize, to: &Newcomer) -> Vec<String> {
+        self.begin_move_between(slot, from, &to.server)
+    }
+
+    fn begin_move_between(&self, slot: u16, from: usize, to: &Redis) -> Vec<String> {
         let slot_text = slot.to_string();
-        ask(&self.servers[to], &["CLUSTER", "SETSLOT", &slot_text, "IMPORTING", &id(&self.servers[from])]);
-        ask(&self.servers[from], &["CLUSTER", "SETSLOT", &slot_text, "MIGRATING", &id(&self.servers[to])]);
+        ask(to, &["CLUSTER", "SETSLOT", &slot_text, "IMPORTING", &id(&self.servers[from])]);
+        ask(&self.servers[from], &["CLUSTER", "SETSLOT", &slot_text, "MIGRATING", &id(to)]);
         let mut source = self.servers[from].connection();
         redis::cmd("CLUSTER").arg(&["GETKEYSINSLOT", &slot_text, "1000"]).query(&mut source).unwrap()
     }
@@ -117,6 +123,28 @@ impl Cluster {
             ask(server, &["CLUSTER", "SETSLOT", &slot, "NODE", &id]);
         }
     }
+}
+
+/// A server that has joined a cluster later.
+pub struct Newcomer {
+    server: Redis,
+    _bus_port: Socket,
+}
+
+fn server(bus_port: &Socket) -> Redis {
+    let bus = port_of(bus_port).to_string();
+    Redis::start_with(
+        &[
+            &["--cluster-enabled", "yes", "--cluster-port", &bus][..],
+            &["--cluster-node-timeout", "1000", "--cluster-replica-validity-factor", "0"],
+        ]
+        .concat(),
+    )
+}
+
+fn is_whole(server: &Redis) -> bool {
+    let state: String = redis::cmd("CLUSTER").arg("INFO").query(&mut server.connection()).unwrap();
+    state.contains("cluster_state:ok") && state.contains("cluster_slots_ok:16384")
 }
 
 /// The slot of a key.

@@ -1,9 +1,12 @@
 use super::{ask, assert_none_failed, count, gateway, is_limited, under_load, until_limits_hold};
+use crate::support::client::Response;
 use crate::support::cluster::{Cluster, PRIMARIES, slot_of};
 use crate::support::fields::remaining;
 use crate::support::gateway::Gateway;
+use crate::support::origin::Origin;
 use crate::support::store::{decisions, limit, user_of};
 use crate::support::until;
+use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 /// The others wait a second before they call a primary down, then they vote, and the map is asked for a few times a second.
@@ -132,6 +135,82 @@ fn a_race_over_two_slots_admits_no_more_than_the_limit() {
     assert_eq!(answers.iter().flatten().filter(|answer| answer.status == 200).count(), BURST);
 }
 
+/// All who are sent to a server that nobody has spoken to yet wait for its connection, and no longer than that.
+#[test]
+fn many_are_sent_to_a_new_server_at_once() {
+    let cluster = Cluster::of_primaries();
+    let gateway = start(&cluster, "deadline = \"5s\"", &limit("x", "\"user\"", 100));
+    let user = user_on(&cluster, 0);
+    let slot = slot_of(&key(&user));
+    let newcomer = cluster.join();
+    let keys = cluster.begin_move_to(slot, 0, &newcomer);
+    assert!(keys.is_empty());
+    let start = Instant::now();
+    let answers: Vec<Response> = std::thread::scope(|scope| {
+        let asks: Vec<_> = (0..20).map(|_| scope.spawn(|| ask(&gateway, &user))).collect();
+        asks.into_iter().map(|ask| ask.join().unwrap()).collect()
+    });
+    assert!(answers.iter().all(is_limited), "somebody passed without the store");
+    assert!(start.elapsed() < Duration::from_secs(4), "somebody waited for the deadline");
+}
+
+/// Servers that are known by name are resolved before anybody passes unlimited.
+#[test]
+fn servers_may_be_announced_by_name() {
+    let cluster = Cluster::of_primaries();
+    for server in &cluster.servers {
+        for (key, value) in
+            [("cluster-announce-hostname", "localhost"), ("cluster-preferred-endpoint-type", "hostname")]
+        {
+            redis::cmd("CONFIG").arg(&["SET", key, value]).exec(&mut server.connection()).unwrap();
+        }
+    }
+    until("all know the names", || {
+        cluster.servers.iter().all(|server| {
+            let map: String = redis::cmd("CLUSTER").arg("NODES").query(&mut server.connection()).unwrap();
+            map.matches(",localhost").count() == PRIMARIES
+        })
+    });
+    let gateway = gateway(&cluster.url(), "deadline = \"5s\"", &limit("x", "\"user\"", 2));
+    for number in 0..50 {
+        let answer = ask(&gateway, &format!("first-{number}"));
+        assert!(is_limited(&answer), "{number}: {answer:?}");
+    }
+    assert!(
+        gateway.log_of("store connected").iter().all(|line| line["server"].as_str().unwrap().contains("localhost"))
+    );
+    assert_eq!(gateway.log_of("store lost; trying to reconnect").len(), 0, "{:?}", gateway.log());
+}
+
+/// Whoever speaks for the cluster may say anything: it is refused, and nobody falls.
+#[test]
+fn absurd_maps_are_refused() {
+    let range = |first: &str, last: &str| format!("*3\r\n:{first}\r\n:{last}\r\n*2\r\n$9\r\n127.0.0.1\r\n:1\r\n");
+    for map in [
+        format!("*1\r\n{}", range("10", "5")),
+        format!("*1\r\n{}", range("0", "99999")),
+        format!("*1\r\n{}", range("-1", "5")),
+        format!("*2\r\n{}{}", range("0", "16383"), range("0", "16383")),
+        "*0\r\n".into(),
+        "$18446744073709551591\r\n".into(),
+        "*50000000\r\n$18446744073709551588\r\n".into(),
+        "-ERR This instance has cluster support disabled\r\n".into(),
+    ] {
+        let said = map.clone();
+        let liar = Origin::new(move |mut stream, _| {
+            while stream.read(&mut [0; 1024]).is_ok_and(|bytes| bytes > 0) {
+                if stream.write_all(said.as_bytes()).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut gateway = gateway(&format!("redis+cluster://{}", liar.address), "", &limit("x", "\"user\"", 2));
+        until("both workers have told", || gateway.log_of("no server tells the map of the cluster").len() == 2);
+        assert_eq!(ask(&gateway, "alice").status, 200);
+        assert!(gateway.is_alive(), "{map:?}");
+    }
+}
+
 /// Half of a user's keys have gone over: each by itself is somewhere.
 #[test]
 fn keys_of_one_slot_on_two_servers_are_charged_one_by_one() {
@@ -161,8 +240,13 @@ fn where_one_of_two_servers_is_gone_nothing_is_taken_on_the_other() {
     let elsewhere = (of_all + 1) % PRIMARIES;
     let user = user_on(&cluster, elsewhere);
     assert_eq!(left(&gateway, &user), (200, 2, 4));
+    let spent = (0..).map(|number| format!("spent-{number}")).find(|name| cluster.owner_of(&key(name)) == elsewhere);
+    let spent = spent.unwrap();
+    assert_eq!([0; 3].map(|_| ask(&gateway, &spent).status), [200; 3]);
     cluster.servers[of_all].kill();
     until("the loss is noticed", || ask(&gateway, &user).status == 503);
+    // Whoever is denied where there is an answer stays denied.
+    assert_eq!(ask(&gateway, &spent).status, 429);
     for _ in 0..5 {
         assert_eq!(ask(&gateway, &user).status, 503);
     }
