@@ -4,6 +4,7 @@ pub mod client;
 pub mod cluster;
 pub mod fields;
 pub mod gateway;
+pub mod line;
 pub mod lua;
 pub mod origin;
 pub mod redis;

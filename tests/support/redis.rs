@@ -14,6 +14,7 @@ pub struct Redis {
     /// server may still listen on it.
     _port: Socket,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     folder: Folder,
 }
 
@@ -25,12 +26,18 @@ impl Redis {
 
     /// As `start`, with further command line arguments.
     pub fn start_with(arguments: &[&str]) -> Redis {
+        Redis::start_in(&[], arguments)
+    }
+
+    /// As `start_with`, with variables in its environment.
+    pub fn start_in(environment: &[(&str, &str)], arguments: &[&str]) -> Redis {
         let held = hold_port();
         let mut redis = Redis {
             child: None,
             port: port_of(&held),
             _port: held,
             arguments: arguments.iter().map(ToString::to_string).collect(),
+            environment: environment.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
             // A disk that others keep busy would hold up a start, and every write to a log, for minutes perhaps.
             folder: Folder::in_memory(),
         };
@@ -58,6 +65,7 @@ impl Redis {
             .args(["--unixsocket", &socket, "--dir"])
             .arg(self.folder.path())
             .args(&self.arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server is not installed; ./tests/run installs it (Debian: apt-get install redis-server)");
@@ -104,8 +112,13 @@ impl Redis {
         self.signal(Signal::CONT);
     }
 
+    /// Its process id.
+    pub fn process(&self) -> u32 {
+        self.child.as_ref().expect("the server runs").id()
+    }
+
     fn signal(&self, which: Signal) {
-        signal(self.child.as_ref().expect("the server runs").id(), which);
+        signal(self.process(), which);
     }
 }
 
