@@ -38,10 +38,10 @@ use crate::support::client::{Client, Response};
 use crate::support::fields::rate_limit;
 use crate::support::gateway::{Gateway, config};
 use crate::support::store::{api_key, backend};
-use crate::support::until;
+use crate::support::{load, until};
 use pulse::longest_wait_since;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// No answer may take longer: a deadline of 20 ms, and what a busy machine may add to it. The stall after which a
@@ -104,28 +104,5 @@ fn assert_requests_pass_unlimited(gateway: &Gateway) {
 /// Clients that ask without pause while something happens, each as a user of its own on a connection of its own. Gives
 /// all their answers with the time each took.
 fn under_load(address: SocketAddr, clients: usize, what: impl FnOnce()) -> Vec<(Response, Duration)> {
-    let is_over = AtomicBool::new(false);
-    let is_over = &is_over;
-    std::thread::scope(|scope| {
-        let load: Vec<_> = (0..clients)
-            .map(|number| {
-                scope.spawn(move || {
-                    let mut answers = Vec::new();
-                    let mut client = Client::connect(address);
-                    let user = api_key(&format!("loader-{number}"));
-                    while !is_over.load(Ordering::Relaxed) {
-                        let start = Instant::now();
-                        answers.push((client.get("/", &user), start.elapsed()));
-                    }
-                    answers
-                })
-            })
-            .collect();
-        // The load must end even where `what` fails, or the test would never.
-        let happened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(what));
-        is_over.store(true, Ordering::Relaxed);
-        let answers = load.into_iter().flat_map(|client| client.join().unwrap()).collect();
-        happened.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        answers
-    })
+    load::under_load(address, clients, what).into_iter().flatten().collect()
 }

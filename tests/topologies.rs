@@ -13,9 +13,8 @@ use crate::support::client::{Client, Response};
 use crate::support::fields::rate_limit;
 use crate::support::gateway::{Gateway, config};
 use crate::support::store::{api_key, backend, decisions};
-use crate::support::until;
+use crate::support::{load, until};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A gateway on the store at this URL. The deadline is far away where time is not the subject.
 fn gateway(url: &str, store: &str, rest: &str) -> Gateway {
@@ -48,28 +47,8 @@ fn until_limits_hold(gateway: &Gateway) {
 
 /// Users that ask all the time, each on a connection of its own, until `what` is over. Gives each one's answers.
 fn under_load(address: SocketAddr, users: usize, what: impl FnOnce()) -> Vec<Vec<Response>> {
-    let is_over = AtomicBool::new(false);
-    let is_over = &is_over;
-    std::thread::scope(|scope| {
-        let load: Vec<_> = (0..users)
-            .map(|number| {
-                scope.spawn(move || {
-                    let mut client = Client::connect(address);
-                    let user = api_key(&format!("loader-{number}"));
-                    let mut answers = Vec::new();
-                    while !is_over.load(Ordering::Relaxed) {
-                        answers.push(client.get("/", &user));
-                    }
-                    answers
-                })
-            })
-            .collect();
-        let happened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(what));
-        is_over.store(true, Ordering::Relaxed);
-        let answers = load.into_iter().map(|client| client.join().unwrap()).collect();
-        happened.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        answers
-    })
+    let answers = load::under_load(address, users, what);
+    answers.into_iter().map(|of_one| of_one.into_iter().map(|(answer, _)| answer).collect()).collect()
 }
 
 /// Checks that every request passed or was denied.

@@ -5,13 +5,12 @@
 //! told so, and the next attempt follows after a growing pause with jitter.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell: owns a connection to Redis")]
 
-use super::dial::{Dialer, ask, auth, bounded};
+use super::dial::{Dialer, ask, auth, bounded, fill};
 use super::error::Remedy;
 use super::pipeline::Pipeline;
 use super::resp::{self, Reply};
 use super::{Address, Credentials, Place, Version, sentinel};
 use crate::time::now;
-use monoio::buf::IoBufMut;
 use monoio::io::{AsyncReadRent, AsyncWriteRent, AsyncWriteRentExt, Split, Splitable};
 use monoio::net::UnixStream;
 use std::cell::Cell;
@@ -196,14 +195,9 @@ async fn read_replies<R: AsyncReadRent>(reader: &mut R, server: &Server, is_clus
     let pipeline = &server.pipeline;
     let mut input = Vec::with_capacity(INPUT);
     loop {
-        let length = input.len();
-        if length == input.capacity() {
-            // Only a reply longer than the buffer fills it; resp::parse bounds that.
-            input.reserve(INPUT);
-        }
-        let room = input.capacity();
-        let (read, slice) = reader.read(input.slice_mut(length..room)).await;
-        input = slice.into_inner();
+        // Only a reply longer than the buffer makes it grow; resp::parse bounds that.
+        let read;
+        (read, input) = fill(reader, input, INPUT).await;
         if read? == 0 {
             return Err(io::Error::other("the server closed the connection"));
         }

@@ -124,15 +124,10 @@ where
     S: AsyncReadRent + AsyncWriteRent,
 {
     stream.write_all(resp::command(parts)).await.0?;
-    let mut input = Vec::with_capacity(INPUT);
+    let mut input = Vec::new();
     loop {
-        let length = input.len();
-        if length == input.capacity() {
-            input.reserve(INPUT);
-        }
-        let room = input.capacity();
-        let (read, slice) = stream.read(input.slice_mut(length..room)).await;
-        input = slice.into_inner();
+        let read;
+        (read, input) = fill(stream, input, INPUT).await;
         if read? == 0 {
             return Err(io::Error::other(format!("the connection was closed at {name}")));
         }
@@ -147,4 +142,19 @@ where
         }
         return Ok(input);
     }
+}
+
+/// Reads into the room behind what is there; makes some, of `step` bytes, where there is none.
+pub(super) async fn fill<R: AsyncReadRent>(
+    reader: &mut R,
+    mut input: Vec<u8>,
+    step: usize,
+) -> (io::Result<usize>, Vec<u8>) {
+    let length = input.len();
+    if length == input.capacity() {
+        input.reserve(step);
+    }
+    let room = input.capacity();
+    let (read, slice) = reader.read(input.slice_mut(length..room)).await;
+    (read, slice.into_inner())
 }

@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod fields;
 pub mod gateway;
 pub mod line;
+pub mod load;
 pub mod lua;
 pub mod origin;
 pub mod redis;
