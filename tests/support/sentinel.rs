@@ -24,7 +24,7 @@ impl Sentinel {
         let folder = Folder::new();
         let config = format!(
             "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor {PRIMARY} 127.0.0.1 {primary} 2\n\
-             sentinel down-after-milliseconds {PRIMARY} 500\nsentinel failover-timeout {PRIMARY} 1000\n{lines}\n",
+             sentinel down-after-milliseconds {PRIMARY} 500\nsentinel failover-timeout {PRIMARY} 2000\n{lines}\n",
             folder.path().display()
         );
         let child = Command::new("redis-server")
@@ -68,7 +68,7 @@ impl Watched {
         let watched = Watched::start_with("");
         for sentinel in &watched.sentinels {
             // They look round every ten seconds else.
-            sentinel.tell(&["DEBUG", "info-period", "1000", "publish-period", "500"]);
+            sentinel.tell(&["DEBUG", "info-period", "300"]);
         }
         until("the sentinels know each other and the replica", || {
             watched.sentinels.iter().all(|sentinel| {
@@ -93,7 +93,9 @@ impl Watched {
 
     /// Asks the first sentinel to make the replica the primary.
     pub fn fail_over(&self) {
-        self.sentinels[0].tell(&["FAILOVER", PRIMARY]);
+        until("the sentinel takes the replica for a good one", || {
+            redis::cmd("SENTINEL").arg(&["FAILOVER", PRIMARY]).exec(&mut self.sentinels[0].connection()).is_ok()
+        });
     }
 
     /// The URL of a store behind these sentinels.
