@@ -48,9 +48,9 @@ pub type Stage = fn() -> Option<Box<dyn Fault>>;
 
 /// All of them, as the table has them.
 pub const FAULTS: [(&str, Stage); 20] = [
-    ("none", || on_redis(&[], |_| {}, |_| Instant::now())),
-    ("kill", || on_redis(&[], Redis::kill, launched)),
-    ("SIGSTOP", || on_redis(&[], |redis| redis.suspend(), resumed)),
+    ("none", || on_redis(0, |_| {}, |_| Instant::now())),
+    ("kill", || on_redis(2, Redis::kill, launched)),
+    ("SIGSTOP", || on_redis(2, |redis| redis.suspend(), resumed)),
     ("delay 5 ms", || places::delayed(5)),
     ("delay 50 ms", || places::delayed(50)),
     ("delay 500 ms", || places::delayed(500)),
@@ -59,12 +59,10 @@ pub const FAULTS: [(&str, Stage); 20] = [
     ("connects unanswered", places::unanswered),
     ("SCRIPT FLUSH", || Some(Box::new(Flushed(Redis::start())))),
     ("FLUSHALL", || Some(Box::new(Emptied(Redis::start())))),
-    ("READONLY", || on_redis(&[], demote, |redis| over_with(redis, &["REPLICAOF", "NO", "ONE"]))),
-    ("OOM", || {
-        on_redis(&[], |redis| memory(redis, "1"), |redis| over_with(redis, &["CONFIG", "SET", "maxmemory", "0"]))
-    }),
+    ("READONLY", || on_redis(2, demote, |redis| over_with(redis, &["REPLICAOF", "NO", "ONE"]))),
+    ("OOM", || on_redis(2, |redis| memory(redis, "1"), |redis| over_with(redis, &["CONFIG", "SET", "maxmemory", "0"]))),
     ("LOADING", loading),
-    ("WRONGTYPE", || on_redis(&[], occupy, |redis| over_with(redis, &["DEL", &bucket_of(0)]))),
+    ("WRONGTYPE", || on_redis(2, occupy, |redis| over_with(redis, &["DEL", &bucket_of(0)]))),
     ("name unresolved", places::nameless),
     ("clock 1 h back", || places::clock(true)),
     ("clock 1 h forth", || places::clock(false)),
@@ -84,6 +82,7 @@ pub fn bucket_of(number: usize) -> String {
 /// A server, what is done to it, and how that is undone.
 struct OnRedis {
     redis: Redis,
+    switches: u32,
     begin: fn(&mut Redis),
     end: fn(&mut Redis) -> Instant,
 }
@@ -100,10 +99,14 @@ impl Fault for OnRedis {
     fn end(&mut self) -> Instant {
         (self.end)(&mut self.redis)
     }
+
+    fn switches(&self) -> u32 {
+        self.switches
+    }
 }
 
-fn on_redis(arguments: &[&str], begin: fn(&mut Redis), end: fn(&mut Redis) -> Instant) -> Option<Box<dyn Fault>> {
-    Some(Box::new(OnRedis { redis: Redis::start_with(arguments), begin, end }))
+fn on_redis(switches: u32, begin: fn(&mut Redis), end: fn(&mut Redis) -> Instant) -> Option<Box<dyn Fault>> {
+    Some(Box::new(OnRedis { redis: Redis::start(), switches, begin, end }))
 }
 
 fn launched(redis: &mut Redis) -> Instant {
@@ -157,7 +160,7 @@ fn loading() -> Option<Box<dyn Fault>> {
         until("the server has loaded", || !is_loading(redis));
         Instant::now()
     };
-    Some(Box::new(OnRedis { redis, begin, end }))
+    Some(Box::new(OnRedis { redis, switches: 2, begin, end }))
 }
 
 /// Its scripts are flushed all the time.

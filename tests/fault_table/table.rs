@@ -19,6 +19,8 @@ the fault in brackets. Recovery: from the end of the fault until the store decid
 20 ms; 0 where it had never stopped. Over: what the worst user was admitted beyond burst + rate * t, in any stretch of the whole
 run: by decisions of the store alone, and by all. Allowed: the same two, as promised; with `local` one burst more for each switch,
 and one where the store itself lost its buckets or its clock jumped; with `open`, everything passes.
+Kept: no request failed, none but in `closed` got a 503, none waited longer than the deadline and 5 ms beyond the longest before, and
+no more passed than allowed.
 ";
 
 fn statuses(statuses: &Statuses) -> String {
@@ -33,7 +35,8 @@ fn bound(requests: f64) -> String {
 pub fn row(run: &Run) -> String {
     let recovery = run.recovery_ms.map_or_else(|| "none in 3 s".into(), |took| format!("{took:.0}"));
     let broken = run.broken();
-    let kept = if broken.is_empty() { "yes".into() } else { format!("**no**: {}", broken.join("; ")) };
+    let busy = if run.is_busy() { " (busy)" } else { "" };
+    let kept = if broken.is_empty() { format!("yes{busy}") } else { format!("**no**: {}", broken.join("; ")) };
     let [by_store, in_all] = run.bounds().map(bound);
     format!(
         "| {} | {} | {} | {} | {:+.2}, {:+.2} | {:.1} ({:.1}) | {recovery} | {:.1}, {:.1} | {by_store}, {in_all} | {kept} |",
@@ -63,7 +66,7 @@ pub fn markdown(runs: &[Run], seed: u64) -> String {
         page,
         "Written by `tests/fault_table/run` on {} (seed {seed}, {profile} profile).\n\n- Machine: {}. {}.\n\
          - It was idle for {idle:.0} % of the time (median of the runs); a thread waited for a processor for {pulse:.0} ms \
-         at most. In {busy} of {} runs others kept the processors busy: their tails and recoveries are not the gateway's alone.\n\
+         at most. In {busy} of {} runs, marked as busy, others were at work too: their tails and recoveries are not the gateway's alone.\n\
          - Load: {CLIENTS} connections, 100 requests a second each, {USERS} users at random; a limit of {RATE}/s with \
          bursts of {BURST} by user; two workers; store deadline 20 ms.\n\n",
         date(),

@@ -101,8 +101,12 @@ impl Cluster {
 
     fn begin_move_between(&self, slot: u16, from: usize, to: &Redis) -> Vec<String> {
         let slot_text = slot.to_string();
-        ask(to, &["CLUSTER", "SETSLOT", &slot_text, "IMPORTING", &id(&self.servers[from])]);
-        ask(&self.servers[from], &["CLUSTER", "SETSLOT", &slot_text, "MIGRATING", &id(to)]);
+        let (source, target) = (id(&self.servers[from]), id(to));
+        // Old news of who has the slot may be on its way yet.
+        until("both take the slot for the source's, and on its way", || {
+            tells(to, &["CLUSTER", "SETSLOT", &slot_text, "IMPORTING", &source])
+                && tells(&self.servers[from], &["CLUSTER", "SETSLOT", &slot_text, "MIGRATING", &target])
+        });
         let mut source = self.servers[from].connection();
         redis::cmd("CLUSTER").arg(&["GETKEYSINSLOT", &slot_text, "1000"]).query(&mut source).unwrap()
     }
@@ -150,6 +154,10 @@ fn is_whole(server: &Redis) -> bool {
 /// The slot of a key.
 pub fn slot_of(key: &str) -> u16 {
     redis_protocol::redis_keyslot(key.as_bytes())
+}
+
+fn tells(server: &Redis, command: &[&str]) -> bool {
+    redis::cmd(command[0]).arg(&command[1..]).exec(&mut server.connection()).is_ok()
 }
 
 fn ask(server: &Redis, command: &[&str]) {
