@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 const BEAT: Duration = Duration::from_millis(10);
 
 /// Gaps below this are nothing out of the ordinary.
-const GAP_MIN: Duration = Duration::from_millis(30);
+const GAP_MIN: Duration = Duration::from_millis(5);
 
 /// What the beating thread of one processor has seen.
 struct Processor {
