@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """CPU time that Redis spends on a decision, by the layout of a bucket's state.
 
-Every layout is `lua/token_bucket.lua` itself with its two places exchanged that read and write state; where the script
-has changed so that they are not found, this stops. Starts a redis-server of its own on a free port of 127.0.0.1 and ends it.
+Every layout is `bench/plain_bucket.lua`, which is lua/token_bucket.lua without leases, with its two places exchanged that read
+and write state; `product` is lua/token_bucket.lua itself. Starts a redis-server of its own on a free port of 127.0.0.1 and ends it.
 Python's standard library only. Runs are interleaved: each round has every layout once, every other round backwards.
 
     bench/store_layouts.py [--rounds 7] [--scale 1.0] [--out DIRECTORY]
@@ -25,7 +25,8 @@ import tempfile
 import time
 
 HOUSE = pathlib.Path(__file__).resolve().parent.parent
-SCRIPT = HOUSE / "lua" / "token_bucket.lua"
+PRODUCT = HOUSE / "lua" / "token_bucket.lua"
+SCRIPT = HOUSE / "bench" / "plain_bucket.lua"
 
 USERS = 10_000
 KEYS = (1, 3)
@@ -133,7 +134,8 @@ def layouts():
     text = SCRIPT.read_text()
     function = "#!lua name=bench\nredis.register_function('take', function(KEYS, ARGV)\n" + text + "\nend)\n"
     return [
-        ("string", "`units last token`, the script as it is", text, False),
+        ("string", "`units last token`, the plain script", text, False),
+        ("product", "the same in `lua/token_bucket.lua`, which knows leases too", PRODUCT.read_text(), False),
         ("brief", "`string`, the same bytes written by %d instead of %.0f",
          exchanged(text, (WRITE, WRITE.replace("%.0f", "%d"))), False),
         ("hash", "HMGET, HSET, PEXPIRE", exchanged(text, (READ, HASH_READ), (WRITE, HASH_WRITE)), False),
@@ -380,7 +382,8 @@ def main():
         f"{time.monotonic() - began:.0f} s.",
         f"{version('redis-server', '--version').split(' sha')[0]}; Python {platform.python_version()}; "
         f"{platform.system()} {platform.release().split('-')[0]}; {len(model)} × {model[0]}.",
-        f"token_bucket.lua: SHA-1 {hashlib.sha1(SCRIPT.read_bytes()).hexdigest()}.",
+        f"plain_bucket.lua: SHA-1 {hashlib.sha1(SCRIPT.read_bytes()).hexdigest()}; "
+        f"token_bucket.lua: SHA-1 {hashlib.sha1(PRODUCT.read_bytes()).hexdigest()}.",
     ]
     text = summary(rows, sizes, facts)
     (options.out / "summary.md").write_text(text)
