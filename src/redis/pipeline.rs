@@ -196,8 +196,7 @@ impl Pipeline {
 
     /// Sends one command that nobody waits for; not while nobody would be waited for anyway.
     pub fn post(&self, now: Micros, write: impl FnOnce(&mut Vec<u8>)) {
-        let is_open = self.breaker.get().is_open();
-        if self.is_up.get() && !is_open && self.queue.borrow().len() < IN_FLIGHT_MAX {
+        if self.is_up.get() && !self.is_broken() && self.queue.borrow().len() < IN_FLIGHT_MAX {
             self.push_unheard(now.after(self.deadline), write);
         }
     }
