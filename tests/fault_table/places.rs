@@ -6,7 +6,7 @@ use super::support::cluster::{Cluster, PRIMARIES, slot_of};
 use super::support::gateway::PROGRAM;
 use super::support::line::Line;
 use super::support::redis::Redis;
-use super::support::sentinel::{Watched, info};
+use super::support::sentinel::{Watched, has_role};
 use super::support::until;
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
@@ -227,7 +227,7 @@ impl Fault for Failover {
     }
 
     fn end(&mut self) -> Instant {
-        until("the replica is the primary", || info(&self.0.servers[1], "replication").contains("role:master"));
+        until("the replica is the primary", || has_role(&self.0.servers[1], "master"));
         Instant::now()
     }
 }

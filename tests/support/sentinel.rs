@@ -110,3 +110,10 @@ impl Watched {
 pub fn info(server: &Redis, section: &str) -> String {
     redis::cmd("INFO").arg(section).query(&mut server.connection()).unwrap()
 }
+
+/// Whether a server has this role now. It has none while its answer is lost: what promotes a server cuts its clients off.
+pub fn has_role(server: &Redis, role: &str) -> bool {
+    let connection = redis::Client::open(server.url()).unwrap().get_connection();
+    let said = connection.and_then(|mut connection| redis::cmd("ROLE").query::<Vec<redis::Value>>(&mut connection));
+    said.is_ok_and(|said| matches!(said.first(), Some(redis::Value::BulkString(is)) if is == role.as_bytes()))
+}

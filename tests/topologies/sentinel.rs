@@ -1,7 +1,7 @@
 use super::{ask, assert_none_failed, count, gateway, is_limited, under_load, until_limits_hold};
 use crate::support::gateway::Gateway;
 use crate::support::redis::Redis;
-use crate::support::sentinel::{PRIMARY, Watched, info};
+use crate::support::sentinel::{PRIMARY, Watched, has_role};
 use crate::support::store::limit;
 use crate::support::until;
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ fn a_killed_primary_is_replaced_by_its_replica() {
         assert!(killed.elapsed() < FAILOVER_MAX, "limits held again after {:?}", killed.elapsed());
     });
     assert_none_failed(&answers);
-    assert!(info(&watched.servers[1], "replication").contains("role:master"), "{url}");
+    assert!(has_role(&watched.servers[1], "master"), "{url}");
     until_limits_hold(&gateway);
 }
 
@@ -48,8 +48,8 @@ fn a_failover_by_hand_keeps_the_buckets() {
         keys == 1
     });
     watched.fail_over();
-    until("the replica is the primary", || info(&watched.servers[1], "replication").contains("role:master"));
-    until("the old primary follows", || info(&watched.servers[0], "replication").contains("role:slave"));
+    until("the replica is the primary", || has_role(&watched.servers[1], "master"));
+    until("the old primary follows", || has_role(&watched.servers[0], "slave"));
     until_limits_hold(&gateway);
     let answer = ask(&gateway, "alice");
     assert!(answer.status == 429 && is_limited(&answer), "{answer:?}");
