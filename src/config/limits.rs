@@ -5,7 +5,7 @@
 
 use super::error::{ConfigError, Flaw, did_you_mean};
 use super::file::{LIMIT_MATCH, LIMIT_PLAN, Section, Value};
-use super::{routing, store, text};
+use super::{routes, store, text};
 use crate::identity::{self, Identity};
 use crate::limit::StoreSettings;
 use crate::limit::bucket::{BadRate, Rate, Shape};
@@ -39,7 +39,7 @@ pub(super) fn limits(sections: &[Section<'_>]) -> Result<Vec<Limit>, ConfigError
 fn limit(section: &Section<'_>) -> Result<Limit, ConfigError> {
     let name = section.require("name", "give the limit a name: it stands in replies, logs and metrics")?;
     let name = name.parse(text::name)?;
-    let scope = routing::scope(&section.section("match", &LIMIT_MATCH)?)?;
+    let scope = routes::scope(&section.section("match", &LIMIT_MATCH)?)?;
     let by = section.read("by", vec![By::User, By::Endpoint], |value| value.list(BY_MAX, |item| item.parse(by)))?;
     let cost = section.read("cost", 1, |value| value.integer(1..=BURST_MAX))?;
     let rate = section.require("rate", "say how much is allowed, such as rate = \"5/s\"")?;

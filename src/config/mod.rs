@@ -9,10 +9,11 @@ mod error;
 mod file;
 mod limits;
 mod print;
-mod routing;
+mod routes;
 mod server;
 mod store;
 mod text;
+mod upstreams;
 mod warnings;
 
 pub use error::ConfigError;
@@ -106,8 +107,8 @@ impl Config {
         let mut identity = callers::identity(root, trusted_proxies)?;
         let consumers = callers::consumers(root)?;
         let store = store::store(root)?;
-        let upstreams = routing::upstreams(root)?;
-        let routes = routing::routes(root, &upstreams)?;
+        let upstreams = upstreams::upstreams(root)?;
+        let routes = routes::routes(root, &upstreams)?;
         let sections = root.sections("limits", &file::LIMIT, limits::LIMITS_MAX)?;
         let limits = limits::limits(&sections)?;
         identity.consumers = callers::with_known_plans(consumers, &limits)?;
