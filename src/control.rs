@@ -15,6 +15,9 @@ use crate::metrics::{Names, Registry};
 use crate::redis::tls::{BadTls, Secure};
 use crate::resolve::{News, Resolver, Target};
 use crate::server::Cap;
+use crate::time::now;
+use crate::upstream::Settings;
+use crate::upstream::members::{Change, Group};
 use crate::worker::{self, Driver, Plan, Signals, processors};
 use monoio::io::AsyncReadRent;
 use monoio::net::UnixStream;
@@ -103,8 +106,9 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let tls = secure(&config)?;
     let registry = Arc::new(Registry::new(names(&config, &rules), workers));
     let resolver = Arc::new(Resolver::default());
-    worker::name_servers(&config, &resolver);
-    resolve_in_background(&resolver)?;
+    worker::name_store(&config, &resolver);
+    let groups: Arc<[Arc<Group>]> = config.upstreams.iter().map(|settings| group(settings, &resolver)).collect();
+    resolve_in_background(&resolver, groups.clone())?;
     let signals = Arc::new(Signals::default());
     let memory = Arc::new(memory::Store::default());
     let cap = Arc::new(Cap::new(config.server.max_connections));
@@ -121,6 +125,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
             listeners,
             rules: rules.clone(),
             config: config.clone(),
+            groups: groups.clone(),
             resolver: resolver.clone(),
             tls: tls.clone(),
             memory: memory.clone(),
@@ -228,11 +233,25 @@ fn raise_limits(max_connections: usize) {
 
 /// Resolves all names once before the workers start, then again and again on a thread of its own, since the system's
 /// resolver blocks.
-fn resolve_in_background(resolver: &Arc<Resolver>) -> io::Result<()> {
-    resolver.refresh(tell);
+fn resolve_in_background(resolver: &Arc<Resolver>, groups: Arc<[Arc<Group>]>) -> io::Result<()> {
+    let tell = move |target: &Target, news: News| {
+        tell(target, news);
+        for group in groups.iter().filter(|group| group.targets().any(|own| std::ptr::eq(&**own, target))) {
+            let change = group.refresh(now());
+            let (upstream, Change { added, removed }) = (group.settings.name.as_str(), change);
+            if !(added.is_empty() && removed.is_empty()) {
+                tracing::info!(upstream, ?added, ?removed, "servers of the upstream have changed");
+            }
+        }
+    };
+    resolver.refresh(&tell);
     let resolver = resolver.clone();
     thread::Builder::new().name("resolver".into()).spawn(move || resolver.keep_resolved(tell))?;
     Ok(())
+}
+
+fn group(settings: &Settings, resolver: &Resolver) -> Arc<Group> {
+    Arc::new(Group::new(settings.clone(), |host, port| resolver.target(host, port)))
 }
 
 fn tell(target: &Target, news: News) {

@@ -105,7 +105,7 @@ fn describe(config: &Config, rules: &Rules, head: &RequestHead, buffer: &[u8], q
     };
     let entry = &rules.route_table[route];
     let upstream = &config.upstreams[entry.upstream];
-    let servers: Vec<String> = upstream.servers.iter().map(ToString::to_string).collect();
+    let servers: Vec<String> = upstream.servers.iter().map(|server| server.address.to_string()).collect();
     let _ = writeln!(out, "route     {} -> upstream {} ({})", entry.label, upstream.name, servers.join(", "));
     let mut sheet = Sheet::default();
     let subject = Subject { head, buffer, host, endpoint: &endpoint, route: &entry.label, caller: &caller };

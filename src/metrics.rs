@@ -125,6 +125,13 @@ impl Worker {
         }
     }
 
+    /// Counts one failed attempt that was not followed by another because there have been too many retries.
+    pub fn upstream_retry_denied(&self, upstream: usize) {
+        if let Some(row) = self.upstreams.get(upstream) {
+            row[RETRY_DENIED].add(1);
+        }
+    }
+
     /// Records the time from the sending of a request to the head of its response.
     pub fn upstream_took(&self, took: Duration) {
         self.totals.upstream_duration.observe(took);
@@ -223,8 +230,8 @@ impl Registry {
         let rows = self.merge_rows(&self.names.upstreams, |worker| &worker.upstreams);
         rows.into_iter()
             .map(|(name, counts)| {
-                let [errors @ .., retries] = counts;
-                (name, UpstreamCounts { errors, retries })
+                let [errors @ .., retries, retries_denied] = counts;
+                (name, UpstreamCounts { errors, retries, retries_denied })
             })
             .collect()
     }
@@ -291,9 +298,11 @@ pub struct Snapshot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UpstreamCounts {
     /// Failed attempts, by [`UpstreamError::ALL`].
-    pub errors: [u64; 7],
+    pub errors: [u64; UpstreamError::ALL.len()],
     /// Requests sent again.
     pub retries: u64,
+    /// Failed attempts that might have been followed by another, but for the budget of retries.
+    pub retries_denied: u64,
 }
 
 /// How durations spread over the buckets.
@@ -314,10 +323,11 @@ impl Distribution {
 
 /// Place of the retries in an upstream's row, after its errors.
 const RETRY: usize = UpstreamError::ALL.len();
+const RETRY_DENIED: usize = RETRY + 1;
 
 type RouteRow = Row<{ STATUS_CLASSES.len() }>;
 type LimitRow = Row<{ Outcome::ALL.len() }>;
-type UpstreamRow = Row<{ RETRY + 1 }>;
+type UpstreamRow = Row<{ RETRY_DENIED + 1 }>;
 
 /// The cells of one name. 128 bytes, not 64: the prefetcher fetches lines in pairs.
 #[derive(Debug)]

@@ -18,6 +18,7 @@ use crate::reply::{self, Addressee, Denial, Failure};
 use crate::route::host_without_port;
 use crate::time::{Micros, now};
 use crate::tunnel;
+use crate::upstream::pool::Lease;
 use monoio::net::TcpStream;
 use std::mem::take;
 use std::net::{IpAddr, SocketAddr};
@@ -45,7 +46,7 @@ enum Next {
     /// The end at once.
     Close,
     /// No more requests: bytes to and from this backend.
-    Tunnel(Conn),
+    Tunnel(Box<Lease>),
 }
 
 /// Serves a client until either side is done.
@@ -72,9 +73,9 @@ pub async fn serve(stream: TcpStream, peer: SocketAddr, gateway: Rc<Gateway>) {
     }
     match next {
         Next::Linger => linger(&mut client).await,
-        Next::Tunnel(mut backend) => {
+        Next::Tunnel(mut lease) => {
             // Boxed, or every connection would hold the room for it.
-            Box::pin(tunnel::run(&mut client, &mut backend, gateway.rules.timeouts.tunnel)).await;
+            Box::pin(tunnel::run(&mut client, &mut lease.conn, gateway.rules.timeouts.tunnel)).await;
         }
         Next::Request | Next::Close => {}
     }
@@ -294,9 +295,9 @@ impl Request<'_> {
                 }
                 Next::Close
             }
-            Outcome::Switched(backend) => {
+            Outcome::Switched(lease) => {
                 self.count_answer(101);
-                Next::Tunnel(backend)
+                Next::Tunnel(lease)
             }
             Outcome::Abandoned => {
                 self.count_answer(CLIENT_GONE);
@@ -462,7 +463,7 @@ impl Request<'_> {
         };
         let Take::Write { suppressed } = self.gateway.may_log_trouble(self.started) else { return };
         tracing::warn!(
-            upstream = self.gateway.upstreams[upstream].settings.name,
+            upstream = self.gateway.upstreams[upstream].settings().name,
             status,
             endpoint = text(&self.scratch.endpoint),
             request_id = text(&self.scratch.request_id),
@@ -495,7 +496,7 @@ impl Request<'_> {
         }
         let Take::Write { suppressed } = self.gateway.may_log_trouble(self.started) else { return };
         tracing::warn!(
-            upstream = self.gateway.upstreams[upstream].settings.name,
+            upstream = self.gateway.upstreams[upstream].settings().name,
             status = answer.status,
             endpoint = text(&self.scratch.endpoint),
             request_id = text(&self.scratch.request_id),

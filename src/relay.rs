@@ -15,8 +15,7 @@ use crate::http::{BadResponse, Framing, Method, RESPONSE_BOUNDS, Refusal, Versio
 use crate::metrics::UpstreamError;
 use crate::reply::Failure;
 use crate::time::Micros;
-use crate::upstream::pool::{Lease, Upstream};
-use crate::upstream::retry::Attempts;
+use crate::upstream::pool::{Fault, Lease, Upstream};
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
@@ -54,7 +53,7 @@ pub enum Outcome {
         by: BreakOff,
     },
     /// The client has a 101, and this connection is the other end of its tunnel.
-    Switched(Conn),
+    Switched(Box<Lease>),
     /// The client left before anything of a response was sent.
     Abandoned,
 }
@@ -95,8 +94,7 @@ pub async fn exchange(
         Err(refusal) => return Outcome::Failed { failure: Failure::Refused(refusal), is_whole: false },
     };
     let may_repeat = scratch.head.kind.is_idempotent() && upload.body.is_done();
-    let attempts = Attempts::new(upstream.pick(), upstream.backends(), upstream.settings.retries, may_repeat);
-    let mut tries = Tries { gateway, upstream, number: upstream_number, attempts };
+    let mut tries = Tries::new(gateway, upstream_number, &scratch.caller.user, may_repeat);
     loop {
         let mut lease = match tries.open().await {
             Ok(lease) => lease,
@@ -104,45 +102,48 @@ pub async fn exchange(
         };
         lease.conn.reader.lend(gateway.buffer());
         let watching = client.watch(&lease.conn);
-        let sent = lease.conn.writer.send(&mut scratch.out, upstream.settings.response).await;
+        let sent = lease.conn.writer.send(&mut scratch.out, upstream.settings().timeouts.response).await;
         if sent.result.is_err() {
             if watching.is_gone() {
                 return Outcome::Abandoned;
             }
-            tries.blame(UpstreamError::Send);
-            if tries.again(lease.reused, sent.bytes == 0) {
+            if tries.again(lease.reused, sent.bytes == 0, UpstreamError::Send) {
                 continue;
             }
         }
-        let flight = Flight::new(gateway, upstream, client, keep_alive);
+        let flight = Flight::new(gateway, upstream, client, keep_alive, tries.patience());
         let ended = match upload.body.is_done() || sent.result.is_err() {
-            true => flight.answer(client, &mut lease, scratch, upload.body.is_done()).await,
+            true => flight.answer(client, &mut lease, scratch, upload.body.is_done(), &mut tries).await,
             // Boxed, or every connection would hold the room for two directions at once.
             false => Box::pin(flight.both_ways(client, &mut lease, scratch, &mut upload)).await,
         };
         let is_gone = watching.is_gone();
         drop(watching);
         match ended {
+            Ended::Unwanted => continue,
             Ended::Answered { status, keep_alive, reusable } => {
+                tries.answered(status);
                 flight.finish(lease, reusable && sent.result.is_ok() && flight.has_surely_read(&scratch.head));
                 return Outcome::Done { status, keep_alive };
             }
-            Ended::Switched => return Outcome::Switched(lease.conn),
+            Ended::Switched => {
+                tries.answered(101);
+                return Outcome::Switched(Box::new(lease));
+            }
             Ended::Cut { status, by } => {
                 let by = if is_gone { BreakOff::Client } else { by };
                 if let BreakOff::Backend(fault) = by {
-                    tries.blame(fault);
+                    tries.fail(fault, Fault::Answer);
                 }
                 return Outcome::Cut { status, by };
             }
             Ended::Failed { .. } if is_gone => return Outcome::Abandoned,
             Ended::Failed { failure, silent } => {
-                let fault = response_error(&failure);
-                fault.inspect(|&fault| tries.blame(fault));
-                if silent && tries.again(lease.reused, false) {
+                if tries.again_after(&failure, silent, lease.reused) {
                     continue;
                 }
-                return Outcome::Failed { failure, is_whole: fault.is_some() && upload.body.is_done() };
+                let is_whole = response_error(&failure).is_some() && upload.body.is_done();
+                return Outcome::Failed { failure, is_whole };
             }
         }
     }
@@ -249,6 +250,8 @@ enum Stage {
 
 /// How one attempt ended.
 enum Ended {
+    /// The response was not passed on, since another server is asked instead.
+    Unwanted,
     /// The client has a 101.
     Switched,
     Answered {
@@ -278,6 +281,8 @@ struct Flight<'g> {
     gateway: &'g Gateway,
     upstream: &'g Upstream,
     keep_alive: bool,
+    /// For the head of the response.
+    patience: Duration,
     /// When the request, or the first part of it, was sent.
     asked: Micros,
     /// The deadline of what the client sends.
@@ -289,11 +294,18 @@ struct Flight<'g> {
 }
 
 impl<'g> Flight<'g> {
-    fn new(gateway: &'g Gateway, upstream: &'g Upstream, client: &Conn, keep_alive: bool) -> Flight<'g> {
+    fn new(
+        gateway: &'g Gateway,
+        upstream: &'g Upstream,
+        client: &Conn,
+        keep_alive: bool,
+        patience: Duration,
+    ) -> Flight<'g> {
         Flight {
             gateway,
             upstream,
             keep_alive,
+            patience,
             asked: gateway.clock.now(),
             client: client.reader.timer(),
             continued: Cell::new(false),
@@ -302,8 +314,15 @@ impl<'g> Flight<'g> {
     }
 
     /// The request is sent: reads the response and passes it on.
-    async fn answer(&self, client: &mut Conn, lease: &mut Lease, scratch: &mut Scratch, is_whole: bool) -> Ended {
-        lease.conn.reader.deadline(self.upstream.settings.response);
+    async fn answer(
+        &self,
+        client: &mut Conn,
+        lease: &mut Lease,
+        scratch: &mut Scratch,
+        is_whole: bool,
+        tries: &mut Tries<'_>,
+    ) -> Ended {
+        lease.conn.reader.deadline(self.patience);
         let stage = Cell::new(Stage::Nothing);
         let keep_alive = Cell::new(self.keep_alive && is_whole);
         let download = Download {
@@ -315,7 +334,14 @@ impl<'g> Flight<'g> {
             offer: &scratch.offer,
             keep_alive: &keep_alive,
         };
-        download.run(&mut lease.conn.reader, &mut client.writer, &mut scratch.response, &mut scratch.back).await
+        let (reader, writer, head) = (&mut lease.conn.reader, &mut client.writer, &mut scratch.response);
+        if let Err(ended) = download.final_head(reader, writer, head, &mut scratch.back).await {
+            return ended;
+        }
+        if tries.again_instead_of(head.status) {
+            return Ended::Unwanted;
+        }
+        download.pass_on(reader, writer, head, &mut scratch.back).await
     }
 
     /// The rest of the request goes out while the response comes in.
@@ -389,7 +415,7 @@ impl<'g> Flight<'g> {
             if reader.data().is_empty() {
                 match (self.awaits_continue.get(), stage.get()) {
                     (_, Stage::Begun(_)) => {}
-                    (true, _) => response.deadline(self.upstream.settings.response),
+                    (true, _) => response.deadline(self.patience),
                     (false, _) => reader.deadline(self.gateway.rules.timeouts.body),
                 }
                 reader.fill(PIECE_MAX).await.map_err(|end| match end {
@@ -405,24 +431,24 @@ impl<'g> Flight<'g> {
             reader.no_deadline();
             out.clear();
             let sent = match upload.take_all(reader.data().len()) {
-                true => writer.send_from(reader, self.upstream.settings.response).await,
+                true => writer.send_from(reader, self.upstream.settings().timeouts.response).await,
                 false => {
                     let gathered = upload.gather(self.gateway, reader, out);
                     gathered.map_err(|refusal| Uploading::Client(Failure::Refused(refusal)))?;
-                    writer.send(out, self.upstream.settings.response).await.result
+                    writer.send(out, self.upstream.settings().timeouts.response).await.result
                 }
             };
             if sent.is_err() {
                 // It may have answered before it stopped reading.
                 if !matches!(stage.get(), Stage::Begun(_)) {
-                    response.deadline(self.upstream.settings.response);
+                    response.deadline(self.patience);
                 }
                 return Err(Uploading::Backend);
             }
         }
         reader.no_deadline();
         if !matches!(stage.get(), Stage::Begun(_)) {
-            response.deadline(self.upstream.settings.response);
+            response.deadline(self.patience);
         }
         Ok(())
     }
@@ -475,9 +501,20 @@ struct Download<'f> {
 
 impl Download<'_> {
     async fn run(&self, reader: &mut Reader, writer: &mut Writer, head: &mut ResponseHead, out: &mut Vec<u8>) -> Ended {
-        if let Err(ended) = self.final_head(reader, writer, head, out).await {
-            return ended;
+        match self.final_head(reader, writer, head, out).await {
+            Ok(()) => self.pass_on(reader, writer, head, out).await,
+            Err(ended) => ended,
         }
+    }
+
+    /// Passes on the response whose head has been read.
+    async fn pass_on(
+        &self,
+        reader: &mut Reader,
+        writer: &mut Writer,
+        head: &mut ResponseHead,
+        out: &mut Vec<u8>,
+    ) -> Ended {
         self.stage.set(Stage::Begun(head.status));
         self.flight.awaits_continue.set(false);
         reader.no_deadline();
@@ -531,7 +568,7 @@ impl Download<'_> {
                 }
                 let silent = interims == 0 && reader.data().is_empty();
                 reader.fill(RESPONSE_BOUNDS.head_max).await.map_err(|end| match end {
-                    End::TimedOut => Ended::failed(Failure::ResponseTimeout),
+                    End::TimedOut => Ended::Failed { failure: Failure::ResponseTimeout, silent },
                     End::Closed | End::Broken => Ended::Failed { failure: Failure::BrokenOff, silent },
                 })?;
             }
@@ -560,7 +597,7 @@ impl Download<'_> {
                 reader.no_deadline();
                 flight.client.deadline(flight.gateway.rules.timeouts.body);
             }
-            false => reader.move_deadline(flight.upstream.settings.response),
+            false => reader.move_deadline(flight.upstream.settings().timeouts.response),
         }
     }
 
@@ -619,7 +656,7 @@ impl Download<'_> {
 
     /// Receives more of the body; true where the close was its proper end.
     async fn is_over(&self, reader: &mut Reader, body: &Decoder) -> Result<bool, BreakOff> {
-        reader.deadline(self.flight.upstream.settings.response);
+        reader.deadline(self.flight.upstream.settings().timeouts.response);
         let received = reader.fill(PIECE_MAX).await;
         // From here it is the client that may be slow.
         reader.no_deadline();

@@ -36,6 +36,8 @@ pub enum Failure {
     ResponseTimeout,
     /// 503: the store gave no decision and the limits are closed without it.
     StoreClosed(StoreFault),
+    /// 503: all backends have as many connections as they may.
+    Busy,
     /// 503: too many connections.
     Overloaded,
 }
@@ -105,6 +107,7 @@ impl Failure {
             Failure::ConnectTimeout => by("upstream", 504, "Gateway Timeout", "no backend took the connection in time"),
             Failure::ResponseTimeout => by("upstream", 504, "Gateway Timeout", "the backend did not respond in time"),
             Failure::StoreClosed(fault) => busy("store", fault.words()),
+            Failure::Busy => busy("upstream", "all backends are at their limit of connections"),
             Failure::Overloaded => busy("gateway", "too many connections"),
         }
     }

@@ -70,6 +70,11 @@ impl Target {
         known.addresses.get(at).copied()
     }
 
+    /// All addresses, in order.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.known.lock().addresses.clone()
+    }
+
     /// Whether it has never been asked for.
     pub fn is_pending(&self) -> bool {
         let known = self.known.lock();

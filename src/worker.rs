@@ -23,6 +23,7 @@ use crate::redis::tls::Secure;
 use crate::resolve::Resolver;
 use crate::server::{self, Cap};
 use crate::time::now;
+use crate::upstream::members::Group;
 use crate::upstream::pool::Upstream;
 use monoio::io::Canceller;
 use monoio::net::TcpListener;
@@ -176,6 +177,8 @@ pub struct Plan {
     pub rules: Arc<Rules>,
     /// The configuration.
     pub config: Arc<Config>,
+    /// The upstreams of all workers.
+    pub groups: Arc<[Arc<Group>]>,
     /// What names resolve to.
     pub resolver: Arc<Resolver>,
     /// TLS to Redis, where it is spoken.
@@ -190,11 +193,8 @@ pub struct Plan {
     pub signals: Arc<Signals>,
 }
 
-/// Tells the resolver of every server of the configuration.
-pub fn name_servers(config: &Config, resolver: &Resolver) {
-    for server in config.upstreams.iter().flat_map(|upstream| &upstream.servers) {
-        resolver.target(&server.host, server.port);
-    }
+/// Tells the resolver of the store's servers.
+pub fn name_store(config: &Config, resolver: &Resolver) {
     if let StoreKind::Redis(settings) = &config.store.kind {
         for address in settings.place.named() {
             if let Address::Tcp { host, port } = address {
@@ -346,6 +346,9 @@ async fn scan(gateway: &Gateway, signals: &Signals, canceller: Canceller, accept
         let present = now();
         gateway.deadlines.scan(present);
         scans = scans.wrapping_add(1);
+        for upstream in &gateway.upstreams {
+            upstream.tend();
+        }
         if scans.is_multiple_of(SCANS_PER_EXPIRY) {
             for upstream in &gateway.upstreams {
                 upstream.expire(present);
@@ -375,11 +378,8 @@ async fn scan(gateway: &Gateway, signals: &Signals, canceller: Canceller, accept
 }
 
 fn upstreams(plan: &Plan) -> Vec<Upstream> {
-    let upstream = |settings: &crate::upstream::Settings| {
-        let targets = settings.servers.iter().map(|server| plan.resolver.target(&server.host, server.port));
-        Upstream::new(settings.clone(), targets.collect(), plan.number)
-    };
-    plan.config.upstreams.iter().map(upstream).collect()
+    let upstream = |group: &Arc<Group>| Upstream::new(group.clone(), plan.resolver.clone(), plan.number, now());
+    plan.groups.iter().map(upstream).collect()
 }
 
 fn limiter(plan: &Plan) -> Limiter {

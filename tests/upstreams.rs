@@ -112,7 +112,11 @@ fn a_dead_backend_among_three_fails_no_request() {
         assert_eq!(response.status, 200, "request {number}");
     }
     assert_eq!(origins.iter().map(|origin| origin.requests().len()).sum::<usize>(), 60);
-    assert_eq!((errors(&gateway, "connect"), retries(&gateway)), (20.0, 20.0));
+    // After three of them it is left alone.
+    assert_eq!((errors(&gateway, "connect"), retries(&gateway)), (3.0, 3.0));
+    let said = gateway.log_of("server is left alone");
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert_eq!((&said[0]["server"], &said[0]["for_ms"]), (&dead.to_string().into(), &10_000.into()));
 }
 
 #[test]
@@ -133,11 +137,12 @@ fn a_body_still_on_its_way_survives_a_dead_backend() {
 
 #[test]
 fn nobody_to_connect_to_is_502() {
-    let (_held, dead) = refusing();
-    let gateway = gateway(&[dead], "retries = 2");
+    let (dead, other) = (refusing(), refusing());
+    let gateway = gateway(&[dead.1, other.1], "retries = 5");
     is_upstream_problem(&ask(&gateway, "GET"), 502);
     is_upstream_problem(&ask(&gateway, "POST"), 502);
-    assert_eq!((errors(&gateway, "connect"), retries(&gateway)), (6.0, 4.0));
+    // Each is asked once for each request.
+    assert_eq!((errors(&gateway, "connect"), retries(&gateway)), (4.0, 2.0));
     until("both are logged", || gateway.log_of("no backend could be reached").len() == 2);
 }
 
@@ -369,12 +374,14 @@ fn a_backend_that_says_that_it_goes_on_may_take_longer() {
 
 #[test]
 fn a_get_that_a_backend_drops_is_tried_again_and_a_post_is_not() {
-    let (origin, requests) = counting(|_| {});
-    let gateway = gateway(&[origin.address], "");
+    let ((one, asked), (two, also)) = (counting(|_| {}), counting(|_| {}));
+    let gateway = gateway(&[one.address, two.address], "retries = 5");
     is_upstream_problem(&ask(&gateway, "GET"), 502);
-    assert_eq!((requests.swap(0, Ordering::SeqCst), retries(&gateway)), (2, 1.0));
+    // Nobody is asked twice.
+    assert_eq!([&asked, &also].map(|requests| requests.swap(0, Ordering::SeqCst)), [1, 1]);
     is_upstream_problem(&ask(&gateway, "POST"), 502);
-    assert_eq!((requests.load(Ordering::SeqCst), retries(&gateway)), (1, 1.0));
+    assert_eq!(asked.load(Ordering::SeqCst) + also.load(Ordering::SeqCst), 1);
+    assert_eq!(retries(&gateway), 1.0);
     assert_eq!(errors(&gateway, "receive"), 3.0);
 }
 

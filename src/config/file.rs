@@ -41,9 +41,14 @@ keys! {
     STORE = "store": "url" "deadline" "on_failure" "replicas" "key_prefix" "protocol" "tls" "sentinel";
     STORE_TLS = "store.tls": "ca" "certificate" "key" "name";
     STORE_SENTINEL = "store.sentinel": "username" "password";
-    UPSTREAM = "upstreams.*": "servers" "balance" "retries" "timeouts" "health";
-    UPSTREAM_TIMEOUTS = "upstreams.*.timeouts": "connect" "response" "idle";
-    UPSTREAM_HEALTH = "upstreams.*.health": "path" "interval" "unhealthy_after" "healthy_after";
+    UPSTREAM = "upstreams.*": "servers" "balance" "retries" "retry_statuses" "retry_budget" "timeouts" "health"
+        "connections" "tls" "proxy_protocol";
+    UPSTREAM_SERVER = "upstreams.*.servers": "address" "weight" "backup";
+    UPSTREAM_TIMEOUTS = "upstreams.*.timeouts": "connect" "response" "attempt" "idle";
+    UPSTREAM_HEALTH = "upstreams.*.health": "path" "interval" "timeout" "statuses" "unhealthy_after" "healthy_after"
+        "failures" "failure_rate" "eject" "slow_start";
+    UPSTREAM_CONNECTIONS = "upstreams.*.connections": "max" "max_pending" "pending" "max_idle" "max_age" "keepalive";
+    UPSTREAM_TLS = "upstreams.*.tls": "ca" "certificate" "key" "name";
     ROUTE = "routes": "path" "host" "methods" "upstream";
     LIMIT = "limits": "name" "match" "by" "rate" "burst" "cost" "mode" "plans" "count_preflight" "on_failure"
         "lease";

@@ -10,8 +10,9 @@ use crate::limit::policy::{By, Limit, Mode, Quota};
 use crate::limit::{OnFailure, StoreKind, StoreSettings};
 use crate::redis::{Address, Credentials, Place, Settings, Version};
 use crate::route::{HostPattern, Match};
-use crate::upstream;
+use crate::upstream::{self, Balance, ProxyProtocol, StatusSet};
 use std::fmt::Display;
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub(super) fn config(config: &Config) -> String {
@@ -55,6 +56,10 @@ impl Page {
     fn wait(&mut self, key: &str, wait: Duration) {
         self.line(key, quote(write_duration(wait)));
     }
+
+    fn wait_or_off(&mut self, key: &str, wait: Option<Duration>) {
+        self.line(key, quote(wait.map_or("off".into(), write_duration)));
+    }
 }
 
 fn quote(text: impl Into<String>) -> String {
@@ -62,8 +67,11 @@ fn quote(text: impl Into<String>) -> String {
 }
 
 fn quote_all<T: ToString>(members: impl IntoIterator<Item = T>) -> String {
-    let members: Vec<String> = members.into_iter().map(|member| quote(member.to_string())).collect();
-    format!("[{}]", members.join(", "))
+    list(members.into_iter().map(|member| quote(member.to_string())))
+}
+
+fn list(members: impl Iterator<Item = String>) -> String {
+    format!("[{}]", members.collect::<Vec<_>>().join(", "))
 }
 
 fn server(out: &mut Page, server: &Server, identity: &identity::Settings) {
@@ -144,16 +152,9 @@ fn redis(out: &mut Page, settings: &Settings) {
         }
         out.line("password", quote("***"));
     }
-    if let Some(tls) = &settings.tls {
+    if let Some(own) = &settings.tls {
         out.section("[store.tls]");
-        for (key, file) in [("ca", &tls.ca), ("certificate", &tls.certificate), ("key", &tls.key)] {
-            if let Some(path) = file {
-                out.line(key, quote(path.to_string_lossy()));
-            }
-        }
-        if let Some(name) = &tls.name {
-            out.line("name", quote(name));
-        }
+        tls(out, [&own.ca, &own.certificate, &own.key], own.name.as_deref());
     }
 }
 
@@ -203,13 +204,87 @@ fn encode(text: &str) -> String {
 
 fn upstream(out: &mut Page, upstream: &upstream::Settings) {
     out.section(&format!("[{}]", join("upstreams", &upstream.name)));
-    out.line("servers", quote_all(&upstream.servers));
-    out.line("balance", quote("round_robin"));
-    out.line("retries", upstream.retries);
-    let [connect, response, idle] =
-        [upstream.connect, upstream.response, upstream.idle].map(|wait| quote(write_duration(wait)));
-    out.line("timeouts", format!("{{ connect = {connect}, response = {response}, idle = {idle} }}"));
-    out.line("health", "{ path = \"\", interval = \"2s\", unhealthy_after = 3, healthy_after = 2 }");
+    let scheme = if upstream.tls.is_some() { "https://" } else { "" };
+    let server = |server: &upstream::Server| {
+        let address = quote(format!("{scheme}{}", server.address));
+        format!("{{ address = {address}, weight = {}, backup = {} }}", server.weight, server.backup)
+    };
+    out.line("servers", list(upstream.servers.iter().map(server)));
+    out.line(
+        "balance",
+        quote(match upstream.balance {
+            Balance::RoundRobin => "round_robin",
+            Balance::LeastRequests => "least_requests",
+            Balance::Hash => "hash",
+        }),
+    );
+    out.line("retries", upstream.retries.max);
+    out.line("retry_statuses", statuses(&upstream.retries.statuses));
+    out.line("retry_budget", quote(format!("{}%", upstream.retries.budget_percent)));
+    out.line(
+        "proxy_protocol",
+        quote(match upstream.proxy_protocol {
+            ProxyProtocol::Off => "off",
+            ProxyProtocol::V1 => "v1",
+            ProxyProtocol::V2 => "v2",
+        }),
+    );
+    upstream_sections(out, upstream);
+}
+
+fn upstream_sections(out: &mut Page, upstream: &upstream::Settings) {
+    let header = |name: &str| format!("[{}.{name}]", join("upstreams", &upstream.name));
+    let timeouts = &upstream.timeouts;
+    out.section(&header("timeouts"));
+    out.wait("connect", timeouts.connect);
+    out.wait("response", timeouts.response);
+    out.wait_or_off("attempt", timeouts.attempt);
+    out.wait("idle", timeouts.idle);
+    let health = &upstream.health;
+    out.section(&header("health"));
+    out.line("path", quote(health.path.as_deref().unwrap_or_default()));
+    out.wait("interval", health.interval);
+    out.wait("timeout", health.timeout);
+    out.line("statuses", statuses(&health.statuses));
+    out.line("unhealthy_after", health.unhealthy_after);
+    out.line("healthy_after", health.healthy_after);
+    out.line("failures", statuses(&health.failures));
+    out.line("failure_rate", quote(health.failure_percent.map_or("off".into(), |percent| format!("{percent}%"))));
+    out.wait_or_off("eject", health.eject);
+    out.wait_or_off("slow_start", Some(health.slow_start).filter(|time| !time.is_zero()));
+    let connections = &upstream.connections;
+    out.section(&header("connections"));
+    match connections.max {
+        Some(max) => out.line("max", max),
+        None => out.line("max", quote("unlimited")),
+    }
+    out.line("max_pending", connections.max_pending);
+    out.wait("pending", connections.pending);
+    out.line("max_idle", connections.max_idle);
+    out.wait_or_off("max_age", connections.max_age);
+    out.wait_or_off("keepalive", connections.keepalive);
+    if let Some(own) = &upstream.tls {
+        out.section(&header("tls"));
+        tls(out, [&own.ca, &own.certificate, &own.key], own.name.as_deref());
+    }
+}
+
+fn tls(out: &mut Page, files: [&Option<PathBuf>; 3], name: Option<&str>) {
+    for (key, file) in ["ca", "certificate", "key"].into_iter().zip(files) {
+        if let Some(path) = file {
+            out.line(key, quote(path.to_string_lossy()));
+        }
+    }
+    if let Some(name) = name {
+        out.line("name", quote(name));
+    }
+}
+
+fn statuses(set: &StatusSet) -> String {
+    list(set.0.iter().map(|range| match range.start() == range.end() {
+        true => range.start().to_string(),
+        false => quote(format!("{}-{}", range.start(), range.end())),
+    }))
 }
 
 fn scope(out: &mut Page, scope: &Match) {

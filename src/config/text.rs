@@ -5,6 +5,7 @@
 
 use super::error::Flaw;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// How variables are looked up.
@@ -89,6 +90,24 @@ pub(super) fn duration(text: &str) -> Result<Duration, Flaw> {
 /// Writes a duration of whole milliseconds in its largest whole unit.
 pub(super) fn write_duration(duration: Duration) -> String {
     in_largest_unit(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), &DURATION_UNITS_MS)
+}
+
+/// Reads `"20%"`, at most a hundred.
+pub(super) fn percent(text: &str) -> Result<u32, Flaw> {
+    let number = text.strip_suffix('%').and_then(|number| number.parse().ok());
+    let number = number.filter(|number| *number <= 100);
+    number.ok_or_else(|| Flaw::new(format!("{text:?} is no share"), "write it as \"20%\", at most \"100%\""))
+}
+
+/// Reads `"200-399"` or `"404"`.
+pub(super) fn status_range(text: &str) -> Result<RangeInclusive<u16>, Flaw> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let bounds = first.parse().ok().zip(last.parse().ok());
+    let fits = |&(first, last): &(u16, u16)| 100 <= first && first <= last && last <= 599;
+    bounds
+        .filter(fits)
+        .map(|(first, last)| first..=last)
+        .ok_or_else(|| Flaw::new(format!("{text:?} is no status and no range of them"), "write 503, or \"500-599\""))
 }
 
 fn number_and_unit(text: &str) -> (Option<u64>, &str) {

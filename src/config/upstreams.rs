@@ -1,17 +1,34 @@
-//! `[upstreams]`: the groups of backends. Pure.
+//! `[upstreams]`: the groups of backends.
+//!
+//! Refuses waits that could never pass, and TLS that only some servers of a group would speak. Pure.
 
 use super::error::{ConfigError, Flaw};
-use super::file::{Section, UPSTREAM, UPSTREAM_HEALTH, UPSTREAM_TIMEOUTS, Value};
+use super::file::{
+    Section, UPSTREAM, UPSTREAM_CONNECTIONS, UPSTREAM_HEALTH, UPSTREAM_SERVER, UPSTREAM_TIMEOUTS, UPSTREAM_TLS, Value,
+};
 use super::server::WAIT;
 use super::text;
-use crate::upstream::{Server, Settings};
+use crate::upstream::{
+    Address, Balance, Connections, Health, ProxyProtocol, Retries, Server, Settings, StatusSet, Timeouts, Tls,
+    WEIGHT_MAX,
+};
+use std::path::PathBuf;
 use std::time::Duration;
 
 const UPSTREAMS_MAX: usize = 1000;
 const SERVERS_MAX: usize = 1000;
 const RETRIES_MAX: u32 = 10;
+const STATUSES_MAX: usize = 32;
+const THRESHOLD_MAX: u32 = 1000;
+const CONNECTIONS_MAX: u32 = 1_000_000;
+const IDLE_MAX: usize = 65_536;
+const PATH_MAX: usize = 1024;
+/// What fits the kernel's address of a unix socket, with its end.
+const SOCKET_PATH_MAX: usize = 107;
 
-pub(super) fn upstreams(root: &Section<'_>) -> Result<Vec<Settings>, ConfigError> {
+type Result<T> = std::result::Result<T, ConfigError>;
+
+pub(super) fn upstreams(root: &Section<'_>) -> Result<Vec<Settings>> {
     let named = root.named("upstreams", &UPSTREAM, UPSTREAMS_MAX)?;
     if named.is_empty() {
         let example = "add [upstreams.api] with servers = [\"127.0.0.1:9001\"]";
@@ -22,61 +39,189 @@ pub(super) fn upstreams(root: &Section<'_>) -> Result<Vec<Settings>, ConfigError
     named.into_iter().map(|(name, section)| upstream(name, &section)).collect()
 }
 
-fn upstream(name: String, section: &Section<'_>) -> Result<Settings, ConfigError> {
-    let value = section.require("servers", "name at least one, such as servers = [\"127.0.0.1:9001\"]")?;
-    // Members may repeat: that gives a server a greater share.
-    let servers: Vec<_> = value.items(SERVERS_MAX)?.iter().map(|item| item.parse(server)).collect::<Result<_, _>>()?;
-    if servers.is_empty() {
-        return Err(value.error("has no server", "name at least one, such as \"127.0.0.1:9001\""));
-    }
-    section.read("balance", (), |value| {
-        match value.choice(&[("round_robin", true), ("least_requests", false), ("hash", false)])? {
-            true => Ok(()),
-            false => Err(value.blame(Flaw::later("another balance than round_robin", "use \"round_robin\""))),
-        }
-    })?;
-    let timeouts = section.section("timeouts", &UPSTREAM_TIMEOUTS)?;
-    let seconds = |key, default| timeouts.read(key, Duration::from_secs(default), |value| value.duration(WAIT));
-    refuse_active_health(section)?;
+fn upstream(name: String, section: &Section<'_>) -> Result<Settings> {
+    let (servers, is_tls) = servers(section)?;
     Ok(Settings {
         name,
         servers,
-        retries: section.read("retries", 1, |value| value.integer(0..=RETRIES_MAX))?,
-        connect: seconds("connect", 1)?,
-        response: seconds("response", 30)?,
-        idle: seconds("idle", 60)?,
+        balance: section.read("balance", Balance::RoundRobin, |value| {
+            value.choice(&[
+                ("round_robin", Balance::RoundRobin),
+                ("least_requests", Balance::LeastRequests),
+                ("hash", Balance::Hash),
+            ])
+        })?,
+        retries: Retries {
+            max: section.read("retries", 1, |value| value.integer(0..=RETRIES_MAX))?,
+            statuses: section.read("retry_statuses", StatusSet::default(), statuses)?,
+            budget_percent: section.read("retry_budget", 20, |value| value.parse(text::percent))?,
+        },
+        timeouts: timeouts(section)?,
+        health: health(section)?,
+        connections: connections(section)?,
+        tls: tls(section, is_tls)?,
+        proxy_protocol: section.read("proxy_protocol", ProxyProtocol::Off, |value| {
+            value.choice(&[("off", ProxyProtocol::Off), ("v1", ProxyProtocol::V1), ("v2", ProxyProtocol::V2)])
+        })?,
     })
 }
 
-fn server(text: &str) -> Result<Server, Flaw> {
+/// The servers, and whether they are spoken to by TLS.
+fn servers(section: &Section<'_>) -> Result<(Vec<Server>, bool)> {
+    let value = section.require("servers", "name at least one, such as servers = [\"127.0.0.1:9001\"]")?;
+    let mut servers: Vec<Server> = Vec::new();
+    let mut is_tls = None;
+    for item in value.items(SERVERS_MAX)? {
+        let (server, secure) = server(&item)?;
+        if *is_tls.get_or_insert(secure) != secure {
+            let fix = "write all with \"https://\" or none, or make two upstreams of them";
+            return Err(item.error("some servers of this upstream speak TLS and some do not", fix));
+        }
+        let twin = servers.iter_mut().find(|other| other.address == server.address && other.backup == server.backup);
+        match twin {
+            // A server that stands here twice gets twice the share.
+            Some(twin) => twin.weight = (twin.weight + server.weight).min(WEIGHT_MAX),
+            None => servers.push(server),
+        }
+    }
+    match servers.is_empty() {
+        true => Err(value.error("has no server", "name at least one, such as \"127.0.0.1:9001\"")),
+        false => Ok((servers, is_tls.unwrap_or_default())),
+    }
+}
+
+fn server(item: &Value<'_>) -> Result<(Server, bool)> {
+    if item.is_text() {
+        let (address, is_tls) = item.parse(address)?;
+        return Ok((Server { address, weight: 1, backup: false }, is_tls));
+    }
+    let section = item.section(&UPSTREAM_SERVER)?;
+    let (address, is_tls) = section.require("address", "write address = \"127.0.0.1:9001\"")?.parse(address)?;
+    let weight = section.read("weight", 1, |value| value.integer(1..=WEIGHT_MAX))?;
+    let backup = section.read("backup", false, |value| value.boolean())?;
+    Ok((Server { address, weight, backup }, is_tls))
+}
+
+/// `host:port`, `https://host[:port]` or `unix:/path.sock`.
+fn address(text: &str) -> std::result::Result<(Address, bool), Flaw> {
     if let Some(rest) = text.strip_prefix("http://") {
         let rest = rest.trim_end_matches('/');
         return Err(Flaw::new(format!("{text:?} is a URL"), format!("write {rest:?}, without \"http://\"")));
     }
-    for scheme in ["unix:", "https://"] {
-        if text.starts_with(scheme) {
-            return Err(Flaw::later(
-                &format!("{scheme} as a server"),
-                "use a server \"host:port\" that speaks plain HTTP",
-            ));
+    if let Some(path) = text.strip_prefix("unix:") {
+        if !path.starts_with('/') || path.contains('\0') || path.len() > SOCKET_PATH_MAX {
+            let fix = format!("write \"unix:/path.sock\", with a path of at most {SOCKET_PATH_MAX} bytes");
+            return Err(Flaw::new(format!("{text:?} has no path of a socket"), fix));
         }
+        return Ok((Address::Unix(PathBuf::from(path)), false));
     }
-    let (host, port) = text::host_and_port(text, None)?;
-    Ok(Server { host, port })
+    let (rest, default) = match text.strip_prefix("https://") {
+        Some(rest) => (rest.strip_suffix('/').unwrap_or(rest), Some(443)),
+        None => (text, None),
+    };
+    let (host, port) = text::host_and_port(rest, default)?;
+    Ok((Address::Tcp { host, port }, default.is_some()))
 }
 
-/// Only the defaults may stand there, so that nobody relies on probes that are never sent.
-fn refuse_active_health(section: &Section<'_>) -> Result<(), ConfigError> {
-    let health = section.section("health", &UPSTREAM_HEALTH)?;
-    let later =
-        |value: &Value<'_>| value.blame(Flaw::later("active health checking", "remove it, or leave its default"));
-    health.read("path", (), |value| if value.text()?.is_empty() { Ok(()) } else { Err(later(value)) })?;
-    health.read("interval", (), |value| match value.duration(WAIT)? == Duration::from_secs(2) {
-        true => Ok(()),
-        false => Err(later(value)),
-    })?;
-    for (key, default) in [("unhealthy_after", 3), ("healthy_after", 2)] {
-        health.read(key, (), |value| if value.integer(1..=1000)? == default { Ok(()) } else { Err(later(value)) })?;
+fn timeouts(section: &Section<'_>) -> Result<Timeouts> {
+    let timeouts = section.section("timeouts", &UPSTREAM_TIMEOUTS)?;
+    let seconds = |key, default| timeouts.read(key, Duration::from_secs(default), |value| value.duration(WAIT));
+    let response = seconds("response", 30)?;
+    let attempt = timeouts.read("attempt", None, off_or_duration)?;
+    if attempt.is_some_and(|attempt| attempt > response) {
+        let flaw = Flaw::new("is longer than response, which all attempts share", "make it shorter, or \"off\"");
+        return Err(timeouts.error_about("attempt", flaw));
     }
-    Ok(())
+    Ok(Timeouts { connect: seconds("connect", 1)?, response, attempt, idle: seconds("idle", 60)? })
+}
+
+fn health(section: &Section<'_>) -> Result<Health> {
+    let health = section.section("health", &UPSTREAM_HEALTH)?;
+    let wait = |key, default| health.read(key, Duration::from_secs(default), |value| value.duration(WAIT));
+    let times = |key, default| health.read(key, default, |value| value.integer(1..=THRESHOLD_MAX));
+    let interval = wait("interval", 2)?;
+    Ok(Health {
+        path: health.read("path", None, |value| value.parse(probe_path))?,
+        interval,
+        timeout: wait("timeout", 1)?,
+        statuses: health.read("statuses", StatusSet(vec![200..=399]), statuses)?,
+        unhealthy_after: times("unhealthy_after", 3)?,
+        healthy_after: times("healthy_after", 2)?,
+        failures: health.read("failures", StatusSet(vec![502..=504]), statuses)?,
+        failure_percent: health.read("failure_rate", Some(50), |value| {
+            value.parse(|text| if text == "off" { Ok(None) } else { text::percent(text).map(Some) })
+        })?,
+        eject: health.read("eject", Some(Duration::from_secs(10)), off_or_duration)?,
+        slow_start: health.read("slow_start", None, off_or_duration)?.unwrap_or_default(),
+    })
+}
+
+/// The path that probes ask for; none where it is empty.
+fn probe_path(text: &str) -> std::result::Result<Option<String>, Flaw> {
+    match text.is_empty() {
+        true => Ok(None),
+        false if text.starts_with('/') && text.len() <= PATH_MAX && text.bytes().all(|b| b.is_ascii_graphic()) => {
+            Ok(Some(text.to_owned()))
+        }
+        false => Err(Flaw::new(format!("{text:?} is no path"), "write a path such as \"/healthz\", or \"\" for none")),
+    }
+}
+
+fn connections(section: &Section<'_>) -> Result<Connections> {
+    let connections = section.section("connections", &UPSTREAM_CONNECTIONS)?;
+    let max = connections.read("max", None, |value| match value.is_text() && value.text()? == "unlimited" {
+        true => Ok(None),
+        false => value.integer(1..=CONNECTIONS_MAX).map(Some),
+    })?;
+    Ok(Connections {
+        max,
+        max_pending: connections.read("max_pending", 1000, |value| value.integer(0..=CONNECTIONS_MAX))?,
+        pending: connections.read("pending", Duration::from_secs(1), |value| value.duration(WAIT))?,
+        max_idle: connections.read("max_idle", 1000, |value| value.integer(0..=IDLE_MAX))?,
+        max_age: connections.read("max_age", None, off_or_duration)?,
+        keepalive: connections.read("keepalive", Some(Duration::from_secs(60)), |value| {
+            let idle = off_or_duration(value)?;
+            match idle.is_some_and(|idle| idle < Duration::from_secs(1)) {
+                true => Err(value.error("is less than the kernel can wait", "write whole seconds, such as \"60s\"")),
+                false => Ok(idle),
+            }
+        })?,
+    })
+}
+
+fn tls(section: &Section<'_>, is_spoken: bool) -> Result<Option<Tls>> {
+    let tls = section.section("tls", &UPSTREAM_TLS)?;
+    let file = |key| tls.read(key, None, |value| value.text().map(|path| Some(PathBuf::from(path))));
+    let own = Tls {
+        ca: file("ca")?,
+        certificate: file("certificate")?,
+        key: file("key")?,
+        name: tls.read("name", None, |value| value.text().map(Some))?,
+    };
+    if own.certificate.is_some() != own.key.is_some() {
+        let flaw = Flaw::new("certificate and key belong together", "set both or neither");
+        return Err(tls.error_at(&["certificate", "key"], flaw));
+    }
+    if !is_spoken && own != Tls::default() {
+        let flaw = Flaw::new("the servers are not spoken to by TLS", "write them as \"https://host:port\"");
+        return Err(tls.error_at(&["ca", "certificate", "name"], flaw));
+    }
+    Ok(is_spoken.then_some(own))
+}
+
+fn off_or_duration(value: &Value<'_>) -> Result<Option<Duration>> {
+    if value.is_text() && value.text()? == "off" {
+        return Ok(None);
+    }
+    let off = |error: ConfigError| ConfigError { fix: format!("{}, or \"off\"", error.fix), ..error };
+    value.duration(WAIT).map(Some).map_err(off)
+}
+
+/// Statuses as numbers, `502`, or ranges, `"200-399"`.
+fn statuses(value: &Value<'_>) -> Result<StatusSet> {
+    let status = |item: &Value<'_>| match item.is_text() {
+        true => item.parse(text::status_range),
+        false => item.integer(100..=599).map(|status| status..=status),
+    };
+    value.items(STATUSES_MAX)?.iter().map(status).collect::<Result<_>>().map(StatusSet)
 }

@@ -141,6 +141,13 @@ fn upstreams(out: &mut DescriptorEncoder, counts: &Snapshot) -> fmt::Result {
         "Requests sent to an upstream again.",
         rows.map(|(upstream, counts)| ([("upstream", Value(upstream))], counts.retries)),
     )?;
+    let rows = counts.upstreams.iter();
+    counters(
+        out,
+        "rateguard_upstream_retries_denied",
+        "Failed attempts not followed by another because there have been too many retries for the requests.",
+        rows.map(|(upstream, counts)| ([("upstream", Value(upstream))], counts.retries_denied)),
+    )?;
     histogram(
         out,
         "rateguard_upstream_duration_seconds",

@@ -142,11 +142,15 @@ pub enum UpstreamError {
     BadResponse,
     /// No server of the upstream could be chosen.
     NoServer,
+    /// The response had a status that counts as a failure.
+    Status,
+    /// All servers had as many connections as they may, for too long.
+    Busy,
 }
 
 impl UpstreamError {
     /// Every kind, in the order of the counts in [`super::UpstreamCounts::errors`].
-    pub const ALL: [UpstreamError; 7] = [
+    pub const ALL: [UpstreamError; 9] = [
         UpstreamError::Connect,
         UpstreamError::ConnectTimeout,
         UpstreamError::Send,
@@ -154,6 +158,8 @@ impl UpstreamError {
         UpstreamError::Timeout,
         UpstreamError::BadResponse,
         UpstreamError::NoServer,
+        UpstreamError::Status,
+        UpstreamError::Busy,
     ];
 
     /// The value of the label `kind`.
@@ -166,6 +172,8 @@ impl UpstreamError {
             UpstreamError::Timeout => "timeout",
             UpstreamError::BadResponse => "bad_response",
             UpstreamError::NoServer => "no_server",
+            UpstreamError::Status => "status",
+            UpstreamError::Busy => "busy",
         }
     }
 }

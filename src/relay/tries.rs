@@ -1,76 +1,221 @@
-//! The attempts at one request: a connection that serves, and what becomes of failures. Pure but for its pool.
+//! The attempts at one request: a server and a connection that serve, and what becomes of failures. Pure but for its pool.
 
+use super::response_error;
 use crate::gateway::Gateway;
 use crate::metrics::UpstreamError;
 use crate::reply::Failure;
-use crate::upstream::pool::{ConnectFault, Lease, Upstream};
-use crate::upstream::retry::Attempts;
+use crate::time::Micros;
+use crate::upstream::pool::{Choice, Chosen, ConnectFault, Fault, Lease, NoRoom, Upstream};
+use crate::upstream::retry::{Attempts, Next, patience};
+use std::time::Duration;
 
 /// The attempts at one request, counted.
 pub(super) struct Tries<'g> {
-    pub gateway: &'g Gateway,
-    pub upstream: &'g Upstream,
+    gateway: &'g Gateway,
+    upstream: &'g Upstream,
     /// The upstream's.
-    pub number: usize,
-    pub attempts: Attempts,
+    number: usize,
+    attempts: Attempts,
+    /// The hash of who asks.
+    user: u64,
+    started: Micros,
+    /// The server that is asked, or will be next.
+    chosen: Option<Chosen>,
 }
 
-impl Tries<'_> {
-    /// A connection to a backend that takes one.
+impl<'g> Tries<'g> {
+    /// No attempt yet.
+    pub fn new(gateway: &'g Gateway, number: usize, user: &[u8], may_repeat: bool) -> Tries<'g> {
+        let upstream = &gateway.upstreams[number];
+        upstream.earn_retries();
+        Tries {
+            gateway,
+            upstream,
+            number,
+            attempts: Attempts::new(upstream.settings().retries.max, may_repeat),
+            user: upstream.hash_of(user),
+            started: gateway.clock.now(),
+            chosen: None,
+        }
+    }
+
+    /// A connection to a server that takes one.
     pub async fn open(&mut self) -> Result<Lease, Failure> {
         loop {
-            match self.connect().await {
+            let chosen = match self.chosen.clone() {
+                Some(chosen) => chosen,
+                None => self.choose().await?,
+            };
+            let opened = self.connect(&chosen).await;
+            if !matches!(opened, Err(ConnectFault::Full)) {
+                self.attempts.begin(chosen.id());
+            }
+            self.chosen = Some(chosen);
+            let fault = match opened {
                 Ok(lease) => return Ok(lease),
-                Err(fault) => {
-                    self.blame(connect_error(fault));
-                    if !self.attempts.after_connect() {
-                        return Err(connect_failure(fault));
-                    }
-                    self.gateway.metrics.upstream_retry(self.number);
-                }
+                Err(fault) => fault,
+            };
+            if fault == ConnectFault::Full {
+                // Somebody was faster.
+                self.chosen = None;
+                continue;
+            }
+            self.fail(connect_error(fault), Fault::Unreachable);
+            if self.attempts.after_connect() == Next::GiveUp || !self.turn_to_another() {
+                return Err(connect_failure(fault));
             }
         }
     }
 
+    /// The first server, waiting in line where all have as many connections as they may.
+    async fn choose(&self) -> Result<Chosen, Failure> {
+        let Tries { upstream, attempts, user, .. } = self;
+        if !upstream.has_line() {
+            match upstream.choose(attempts, *user, self.now()) {
+                Choice::Server(chosen) => return Ok(chosen),
+                Choice::Nobody => return Err(self.nobody()),
+                Choice::Full => {}
+            }
+        }
+        // Boxed, or every connection would hold the room for it.
+        let waited = Box::pin(upstream.wait_for_room(attempts, *user, || self.now())).await;
+        waited.map_err(|reason| match reason {
+            NoRoom::Nobody => self.nobody(),
+            NoRoom::Busy => {
+                self.blame(UpstreamError::Busy);
+                Failure::Busy
+            }
+        })
+    }
+
+    fn nobody(&self) -> Failure {
+        self.blame(UpstreamError::NoServer);
+        Failure::Unreachable
+    }
+
     /// A kept connection where one may serve, else a new one. One on which bytes have arrived meanwhile is dropped: they
     /// would be taken for the answer to this request, and its own answer for the next client's.
-    async fn connect(&self) -> Result<Lease, ConnectFault> {
-        let Tries { gateway, upstream, attempts, .. } = self;
-        if attempts.may_reuse() {
-            while let Some(lease) = upstream.reuse(attempts.backend(), gateway.deadlines.coarse_now()) {
+    async fn connect(&self, chosen: &Chosen) -> Result<Lease, ConnectFault> {
+        let Tries { gateway, upstream, .. } = self;
+        if self.attempts.may_reuse() {
+            while let Some(lease) = upstream.reuse(chosen, gateway.deadlines.coarse_now()) {
                 if lease.conn.is_quiet() {
                     return Ok(lease);
                 }
             }
         }
-        upstream.connect(attempts.backend(), &gateway.deadlines).await
+        upstream.connect(chosen, upstream.settings().timeouts.connect, &gateway.deadlines).await
     }
 
+    fn now(&self) -> Micros {
+        self.gateway.clock.now()
+    }
+
+    /// How long the attempt at hand may take to begin its response.
+    pub fn patience(&self) -> Duration {
+        let timeouts = &self.upstream.settings().timeouts;
+        let now = self.now();
+        let may_follow = timeouts.attempt.is_some()
+            && self.attempts.may_follow()
+            && self.upstream.may_retry(now)
+            && self.upstream.has_another(&self.attempts);
+        patience(timeouts.response, now.since(self.started), timeouts.attempt, may_follow)
+    }
+
+    /// Counts a failure of the server that is asked, and holds it against it.
+    pub fn fail(&self, error: UpstreamError, fault: Fault) {
+        self.blame(error);
+        if let Some(chosen) = &self.chosen {
+            self.upstream.failed(chosen, fault, self.now());
+        }
+    }
+
+    /// Counts a failure.
     pub fn blame(&self, error: UpstreamError) {
         self.gateway.metrics.upstream_error(self.number, error);
     }
 
-    /// Whether the request may be sent once more; see [`Attempts::after_failure`].
-    pub fn again(&mut self, reused: bool, unsent: bool) -> bool {
-        let again = self.attempts.after_failure(reused, unsent);
-        if again {
-            self.gateway.metrics.upstream_retry(self.number);
+    /// The server that is asked has answered with this status.
+    pub fn answered(&self, status: u16) {
+        if self.upstream.settings().health.failures.contains(status) {
+            self.fail(UpstreamError::Status, Fault::Answer);
+        } else if let Some(chosen) = &self.chosen {
+            self.upstream.succeeded(chosen, self.now());
         }
-        again
+    }
+
+    /// Whether a response of this status is dropped because another server is asked instead.
+    pub fn again_instead_of(&mut self, status: u16) -> bool {
+        let is_unwanted = self.attempts.may_follow() && self.upstream.settings().retries.statuses.contains(status);
+        if !is_unwanted {
+            return false;
+        }
+        self.answered(status);
+        self.attempts.after_connect() == Next::OtherServer && self.turn_to_another()
+    }
+
+    /// Whether a request of which `unsent` says that not one byte was taken, or which got no response, may be sent once
+    /// more. See [`Attempts::after_failure`].
+    pub fn again(&mut self, reused: bool, unsent: bool, error: UpstreamError) -> bool {
+        match self.attempts.after_failure(reused, unsent) {
+            Next::SameServer => {
+                // The connection had died unseen, which is nobody's fault.
+                self.blame(error);
+                self.gateway.metrics.upstream_retry(self.number);
+                true
+            }
+            Next::OtherServer => {
+                self.fail(error, Fault::Answer);
+                self.turn_to_another()
+            }
+            Next::GiveUp => {
+                self.fail(error, Fault::Answer);
+                false
+            }
+        }
+    }
+
+    /// Whether the request may be sent once more after it got no response, for this reason; `silent`: not one byte came.
+    pub fn again_after(&mut self, failure: &Failure, silent: bool, reused: bool) -> bool {
+        let Some(error) = response_error(failure) else { return false };
+        if silent {
+            // A server that is slow on a kept connection is no faster on a new one.
+            return self.again(reused && error != UpstreamError::Timeout, false, error);
+        }
+        self.fail(error, Fault::Answer);
+        false
+    }
+
+    /// Turns to a server that was not asked yet, where there is one and the budget allows it.
+    fn turn_to_another(&mut self) -> bool {
+        let now = self.now();
+        if now.since(self.started) >= self.upstream.settings().timeouts.response {
+            return false;
+        }
+        if !self.upstream.may_retry(now) {
+            self.gateway.metrics.upstream_retry_denied(self.number);
+            return false;
+        }
+        let Choice::Server(chosen) = self.upstream.choose(&self.attempts, self.user, now) else { return false };
+        self.upstream.spend_retry(now);
+        self.chosen = Some(chosen);
+        self.gateway.metrics.upstream_retry(self.number);
+        true
     }
 }
 
 fn connect_error(fault: ConnectFault) -> UpstreamError {
     match fault {
-        ConnectFault::NoAddress => UpstreamError::NoServer,
         ConnectFault::Refused => UpstreamError::Connect,
         ConnectFault::TimedOut => UpstreamError::ConnectTimeout,
+        ConnectFault::Full => UpstreamError::Busy,
     }
 }
 
 fn connect_failure(fault: ConnectFault) -> Failure {
     match fault {
-        ConnectFault::NoAddress | ConnectFault::Refused => Failure::Unreachable,
+        ConnectFault::Refused => Failure::Unreachable,
         ConnectFault::TimedOut => Failure::ConnectTimeout,
+        ConnectFault::Full => Failure::Busy,
     }
 }

@@ -1,104 +1,294 @@
-//! Connections to backends: idle ones kept, new ones made.
+//! One worker's way to the servers of an upstream: whose turn it is, idle connections kept, new ones made.
 //!
-//! Shell. One pool for each worker and backend; a connection is kept only after a message that ended where it said.
+//! Shell. A connection is kept only after a message that ended where it said, and is used until it is too old.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell: connects to backends")]
 
-use super::{RoundRobin, Settings};
+use super::balance::{self, Candidate};
+use super::health::Record;
+use super::members::{Group, Member, Permit, State};
+use super::queue::Turn;
+use super::retry::{Attempts, Budget};
+use super::{Balance, Place, Settings};
 use crate::conn::{Conn, Deadlines};
-use crate::resolve::Target;
+use crate::resolve::Resolver;
 use crate::time::Micros;
 use monoio::net::TcpStream;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-/// Idle connections kept for each worker and backend.
-pub const IDLE_MAX: usize = 1024;
+/// How long a request that tries a sick server may keep others from trying it too.
+const TRIAL_HOLD: Duration = Duration::from_secs(10);
 
-/// A group of backends as one worker sees it.
+/// How long a server that may be tried waits for a request that can be repeated, before any request will do.
+const TRIAL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// An upstream as one worker sees it.
 pub struct Upstream {
-    /// As configured.
-    pub settings: Settings,
-    /// The `host:port` of its first server: the host of requests that name none.
+    /// The host of requests that name none.
     pub authority: String,
-    backends: Vec<Backend>,
-    turns: RoundRobin,
+    group: Arc<Group>,
+    resolver: Arc<Resolver>,
+    worker: usize,
+    /// Of the group, when `slots` was made.
+    version: Cell<u64>,
+    slots: RefCell<Vec<Rc<Slot>>>,
+    budget: Cell<Budget>,
 }
 
-struct Backend {
-    target: Arc<Target>,
+/// One server as one worker sees it.
+pub struct Slot {
+    member: Arc<Member>,
     idle: RefCell<Vec<Idle>>,
-    connects: Cell<usize>,
+    in_flight: Cell<u32>,
+    turn: Cell<i64>,
+    record: Record,
+    /// Requests not yet added to the member's.
+    requests: Cell<u64>,
+    is_gone: Cell<bool>,
 }
 
 struct Idle {
-    conn: Conn,
+    link: Link,
     since: Micros,
+}
+
+/// A connection, with what it takes up.
+struct Link {
+    conn: Conn,
+    permit: Permit,
+    opened: Micros,
+}
+
+/// A request under way to a server.
+struct Busy(Rc<Slot>);
+
+impl Busy {
+    fn new(slot: &Rc<Slot>) -> Busy {
+        slot.in_flight.set(slot.in_flight.get() + 1);
+        slot.requests.set(slot.requests.get() + 1);
+        Busy(slot.clone())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.in_flight.set(self.0.in_flight.get() - 1);
+    }
 }
 
 /// A connection in use.
 pub struct Lease {
     /// The connection.
     pub conn: Conn,
-    /// Which backend it leads to.
-    pub backend: usize,
     /// Whether it has served a request before: then it may have died unseen.
     pub reused: bool,
+    permit: Permit,
+    opened: Micros,
+    busy: Busy,
+}
+
+impl Lease {
+    fn new(link: Link, reused: bool, slot: &Rc<Slot>) -> Lease {
+        let Link { conn, permit, opened } = link;
+        Lease { conn, reused, permit, opened, busy: Busy::new(slot) }
+    }
+}
+
+/// The server that is to be asked.
+#[derive(Clone)]
+pub struct Chosen {
+    slot: Rc<Slot>,
+    /// It is sick: an answer from it is news.
+    is_trial: bool,
+}
+
+impl Chosen {
+    /// Tells the server from all others of its upstream.
+    pub fn id(&self) -> u64 {
+        self.slot.member.id
+    }
+}
+
+/// Who is to be asked.
+pub enum Choice {
+    /// This one.
+    Server(Chosen),
+    /// One of some that all have as many connections as they may.
+    Full,
+    /// There is nobody else.
+    Nobody,
 }
 
 /// Why there is no connection. Nothing was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectFault {
-    /// The name has never resolved.
-    NoAddress,
     /// Refused or unreachable.
     Refused,
     /// The connect timeout passed.
     TimedOut,
+    /// The server has as many connections as it may.
+    Full,
+}
+
+/// Why no server could be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoRoom {
+    /// There is no server, or none that was not asked.
+    Nobody,
+    /// All have as many connections as they may, and too many requests wait or this one has waited for too long.
+    Busy,
+}
+
+/// What a failure says of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It took no connection.
+    Unreachable,
+    /// It took one, and did not answer well.
+    Answer,
 }
 
 impl Upstream {
-    /// An upstream without connections. `first` is where the round starts.
-    pub fn new(settings: Settings, targets: Vec<Arc<Target>>, first: usize) -> Upstream {
-        let backend = |target| Backend { target, idle: RefCell::default(), connects: Cell::new(0) };
-        let authority = settings.servers.first().map(ToString::to_string).unwrap_or_default();
-        Upstream {
-            settings,
-            authority,
-            backends: targets.into_iter().map(backend).collect(),
-            turns: RoundRobin::starting_at(first),
+    /// The upstream of a group for the worker of this number, without connections.
+    pub fn new(group: Arc<Group>, resolver: Arc<Resolver>, worker: usize, now: Micros) -> Upstream {
+        let upstream = Upstream {
+            authority: group.settings.servers.first().map(|server| server.address.authority()).unwrap_or_default(),
+            group,
+            resolver,
+            worker,
+            version: Cell::new(0),
+            slots: RefCell::default(),
+            budget: Cell::new(Budget::new(now)),
+        };
+        upstream.refresh();
+        // Workers start apart, so that few requests do not all meet one server.
+        let well = upstream.slots.borrow();
+        for _ in 0..worker.checked_rem(well.len()).unwrap_or(0) {
+            balance::in_turn(well.iter().enumerate().map(|(at, slot)| (at, slot.candidate(now, Duration::ZERO))));
+        }
+        drop(well);
+        upstream
+    }
+
+    /// As configured.
+    pub fn settings(&self) -> &Settings {
+        &self.group.settings
+    }
+
+    /// The hash of a user, where it decides.
+    pub fn hash_of(&self, user: &[u8]) -> u64 {
+        match self.settings().balance {
+            Balance::Hash => balance::hash(user),
+            Balance::RoundRobin | Balance::LeastRequests => 0,
         }
     }
 
-    /// The backend whose turn it is.
-    pub fn pick(&self) -> usize {
-        self.turns.pick(self.backends.len())
+    /// Takes over the members that the group has now; connections to those that are gone are closed, or will be.
+    fn refresh(&self) {
+        let version = self.group.version();
+        if self.version.replace(version) == version {
+            return;
+        }
+        let mut slots = self.slots.borrow_mut();
+        let slot_of = |member: &Arc<Member>| {
+            let known = slots.iter().find(|slot| slot.member.id == member.id);
+            known.cloned().unwrap_or_else(|| Rc::new(Slot::new(member.clone())))
+        };
+        let next: Vec<Rc<Slot>> = self.group.members().iter().map(slot_of).collect();
+        for slot in slots.iter().filter(|slot| next.iter().all(|kept| !Rc::ptr_eq(kept, slot))) {
+            slot.is_gone.set(true);
+            slot.flush();
+            slot.idle.borrow_mut().clear();
+        }
+        *slots = next;
     }
 
-    /// How many backends there are.
-    pub fn backends(&self) -> usize {
-        self.backends.len()
+    /// Whose turn it is, of those that were not asked yet. `user` is the hash of who asks.
+    pub fn choose(&self, attempts: &Attempts, user: u64, now: Micros) -> Choice {
+        self.refresh();
+        let slots = self.slots.borrow();
+        let is_new = |slot: &&Rc<Slot>| !attempts.has_tried(slot.member.id);
+        if let Some(slot) = slots.iter().filter(is_new).find(|slot| slot.is_tried_by(attempts, now)) {
+            return Choice::Server(Chosen { slot: slot.clone(), is_trial: true });
+        }
+        let is_well = |slot: &&Rc<Slot>| slot.member.state(now) == State::Well;
+        let in_panic = !slots.is_empty() && !slots.iter().any(|slot| is_well(&slot));
+        self.tell_panic(in_panic);
+        for backup in [false, true] {
+            let of_tier = slots.iter().enumerate().filter(|(_, slot)| slot.member.backup == backup);
+            let fit = of_tier.filter(|(_, slot)| (in_panic || is_well(slot)) && is_new(slot));
+            let max = self.settings().connections.max;
+            let free = fit.clone().filter(|(_, slot)| slot.has_room(max));
+            if let Some(at) = self.pick(free.map(|(at, slot)| (at, slot.candidate(now, self.slow_start()))), user) {
+                return Choice::Server(Chosen { slot: slots[at].clone(), is_trial: in_panic });
+            }
+            if fit.count() > 0 {
+                return Choice::Full;
+            }
+        }
+        Choice::Nobody
     }
 
-    /// An idle connection to this backend, the last used first.
-    pub fn reuse(&self, backend: usize, now: Micros) -> Option<Lease> {
-        let mut idle = self.backends.get(backend)?.idle.borrow_mut();
+    fn slow_start(&self) -> Duration {
+        self.settings().health.slow_start
+    }
+
+    fn pick<'s>(&self, fit: impl Iterator<Item = (usize, Candidate<'s>)> + Clone, user: u64) -> Option<usize> {
+        match self.settings().balance {
+            Balance::RoundRobin => balance::in_turn(fit),
+            Balance::LeastRequests => balance::least_requests(fit, |below| fastrand::u64(..below)),
+            Balance::Hash => balance::by_hash(fit, user),
+        }
+    }
+
+    fn tell_panic(&self, in_panic: bool) {
+        if self.group.set_panic(in_panic) {
+            let upstream = self.settings().name.as_str();
+            match in_panic {
+                true => tracing::error!(upstream, "all servers are sick; trying them anyway"),
+                false => tracing::info!(upstream, "not all servers are sick any more"),
+            }
+        }
+    }
+
+    /// Whether there is a server that was not asked yet.
+    pub fn has_another(&self, attempts: &Attempts) -> bool {
+        attempts.tried() < self.slots.borrow().len()
+    }
+
+    /// An idle connection to this server, the last used first.
+    pub fn reuse(&self, chosen: &Chosen, now: Micros) -> Option<Lease> {
+        let slot = &chosen.slot;
+        let mut idle = slot.idle.borrow_mut();
         let newest = idle.pop()?;
-        if now.since(newest.since) >= self.settings.idle {
+        if now.since(newest.since) >= self.settings().timeouts.idle {
             // The others are older still.
             idle.clear();
             return None;
         }
-        Some(Lease { conn: newest.conn, backend, reused: true })
+        if self.is_too_old(newest.link.opened, now) {
+            return None;
+        }
+        Some(Lease::new(newest.link, true, slot))
     }
 
-    /// A new connection to this backend.
-    pub async fn connect(&self, backend: usize, deadlines: &Rc<Deadlines>) -> Result<Lease, ConnectFault> {
-        let member = self.backends.get(backend).ok_or(ConnectFault::NoAddress)?;
-        let turn = member.connects.get();
-        member.connects.set(turn.wrapping_add(1));
-        let address = member.target.address(turn).ok_or(ConnectFault::NoAddress)?;
-        let connecting = monoio::time::timeout(self.settings.connect, TcpStream::connect_addr(address));
+    fn is_too_old(&self, opened: Micros, now: Micros) -> bool {
+        self.settings().connections.max_age.is_some_and(|most| now.since(opened) >= most)
+    }
+
+    /// A new connection to this server, in at most this time.
+    pub async fn connect(
+        &self,
+        chosen: &Chosen,
+        within: Duration,
+        deadlines: &Rc<Deadlines>,
+    ) -> Result<Lease, ConnectFault> {
+        let member = &chosen.slot.member;
+        let permit = Permit::take(&self.group, member).ok_or(ConnectFault::Full)?;
+        let Place::Tcp(address) = member.place else { return Err(ConnectFault::Refused) };
+        let connecting = monoio::time::timeout(within, TcpStream::connect_addr(address));
         let stream = match connecting.await {
             Ok(Ok(stream)) => stream,
             Ok(Err(_)) => return Err(ConnectFault::Refused),
@@ -108,31 +298,189 @@ impl Upstream {
         let _ = stream.set_nodelay(true);
         let conn = Conn::new(stream, deadlines);
         conn.limit_unsent();
-        Ok(Lease { conn, backend, reused: false })
+        let link = Link { conn, permit, opened: deadlines.coarse_now() };
+        Ok(Lease::new(link, false, &chosen.slot))
     }
 
     /// Keeps a connection on which nothing is due.
     pub fn keep(&self, lease: Lease, now: Micros) {
-        let Some(member) = self.backends.get(lease.backend) else { return };
-        let mut idle = member.idle.borrow_mut();
-        if idle.len() < IDLE_MAX {
-            idle.push(Idle { conn: lease.conn, since: now });
+        let Lease { conn, permit, opened, busy, .. } = lease;
+        let slot = &busy.0;
+        let queue = &self.group.queue;
+        if slot.is_gone.get() || self.is_too_old(opened, now) {
+            return;
+        }
+        // Where another worker's request is next, its worker needs the room for a connection of its own.
+        if queue.waiting() > 0 && !queue.wake_own(self.worker) && queue.waiting() > 0 {
+            return;
+        }
+        let mut idle = slot.idle.borrow_mut();
+        if idle.len() < self.settings().connections.max_idle {
+            idle.push(Idle { link: Link { conn, permit, opened }, since: now });
+        }
+    }
+
+    /// A place in the line of those that wait for a connection; `None` where too many wait.
+    fn line_up(&self) -> Option<Turn<'_>> {
+        let each = usize::try_from(self.settings().connections.max_pending).unwrap_or(usize::MAX);
+        self.group.queue.join(self.worker, each.saturating_mul(self.slots.borrow().len()))
+    }
+
+    /// Waits in line for a server that has room.
+    pub async fn wait_for_room(
+        &self,
+        attempts: &Attempts,
+        user: u64,
+        now: impl Fn() -> Micros,
+    ) -> Result<Chosen, NoRoom> {
+        let mut turn = self.line_up().ok_or(NoRoom::Busy)?;
+        let mut may_choose = turn.is_first();
+        let waiting = async {
+            loop {
+                match may_choose.then(|| self.choose(attempts, user, now())) {
+                    Some(Choice::Server(chosen)) => return Ok(chosen),
+                    Some(Choice::Nobody) => return Err(NoRoom::Nobody),
+                    Some(Choice::Full) => turn.rejoin(),
+                    None => {}
+                }
+                (&mut turn).await;
+                may_choose = true;
+            }
+        };
+        let found = monoio::time::timeout(self.settings().connections.pending, waiting).await;
+        let chosen = found.unwrap_or(Err(NoRoom::Busy))?;
+        turn.leave_served();
+        Ok(chosen)
+    }
+
+    /// Whether requests wait for a connection: then a new one does too.
+    pub fn has_line(&self) -> bool {
+        self.settings().connections.max.is_some() && self.group.queue.waiting() > 0
+    }
+
+    /// Adds a request's share to the budget of retries.
+    pub fn earn_retries(&self) {
+        let mut budget = self.budget.get();
+        budget.earn(self.settings().retries.budget_percent);
+        self.budget.set(budget);
+    }
+
+    /// Whether the budget has a retry left.
+    pub fn may_retry(&self, now: Micros) -> bool {
+        let mut budget = self.budget.get();
+        budget.refill(now);
+        self.budget.set(budget);
+        budget.has_one()
+    }
+
+    /// Takes a retry from the budget, where it has one.
+    pub fn spend_retry(&self, now: Micros) -> bool {
+        let mut budget = self.budget.get();
+        budget.refill(now);
+        let spent = budget.spend();
+        self.budget.set(budget);
+        spent
+    }
+
+    /// A request was answered well.
+    pub fn succeeded(&self, chosen: &Chosen, now: Micros) {
+        let slot = &chosen.slot;
+        slot.record.is_sick_after(false, now, &self.settings().health);
+        if chosen.is_trial && slot.member.recover(now) {
+            tracing::info!(upstream = self.settings().name, server = slot.member.name, "server is back");
+        }
+    }
+
+    /// A request failed, and the server is to blame.
+    pub fn failed(&self, chosen: &Chosen, fault: Fault, now: Micros) {
+        let (slot, health) = (&chosen.slot, &self.settings().health);
+        if fault == Fault::Unreachable
+            && let Some(target) = self.group.target(&slot.member)
+        {
+            self.resolver.ask(target);
+        }
+        let is_sick = slot.record.is_sick_after(true, now, health) || chosen.is_trial;
+        let Some(first) = health.eject.filter(|_| is_sick) else { return };
+        let is_unreachable = fault == Fault::Unreachable;
+        let ejected = slot.member.eject(now, first, is_unreachable, chosen.is_trial);
+        if let Some(time) = ejected.filter(|_| !chosen.is_trial) {
+            let reason = if is_unreachable { "takes no connections" } else { "fails requests" };
+            tracing::warn!(
+                upstream = self.settings().name,
+                server = slot.member.name,
+                reason,
+                for_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
+                "server is left alone"
+            );
         }
     }
 
     /// Closes all connections that are not in use.
     pub fn close_idle(&self) {
-        for member in &self.backends {
-            member.idle.borrow_mut().clear();
+        for slot in self.slots.borrow().iter() {
+            slot.idle.borrow_mut().clear();
+        }
+    }
+
+    /// To be called again and again: takes over changes of the members, and gives up idle connections that others wait for.
+    pub fn tend(&self) {
+        self.refresh();
+        for slot in self.slots.borrow().iter() {
+            slot.flush();
+            while self.group.queue.waiting() > 0 && slot.idle.borrow_mut().pop().is_some() {}
         }
     }
 
     /// Closes connections that were idle for too long.
     pub fn expire(&self, now: Micros) {
-        for member in &self.backends {
-            let mut idle = member.idle.borrow_mut();
-            let fresh = idle.partition_point(|kept| now.since(kept.since) >= self.settings.idle);
+        let most = self.settings().timeouts.idle;
+        for slot in self.slots.borrow().iter() {
+            let mut idle = slot.idle.borrow_mut();
+            let fresh = idle.partition_point(|kept| now.since(kept.since) >= most);
             idle.drain(..fresh);
+        }
+    }
+}
+
+impl Slot {
+    fn new(member: Arc<Member>) -> Slot {
+        Slot {
+            member,
+            idle: RefCell::default(),
+            in_flight: Cell::new(0),
+            turn: Cell::new(0),
+            record: Record::default(),
+            requests: Cell::new(0),
+            is_gone: Cell::new(false),
+        }
+    }
+
+    fn candidate(&self, now: Micros, slow_start: Duration) -> Candidate<'_> {
+        Candidate {
+            weight: self.member.weight(now, slow_start),
+            in_flight: self.in_flight.get(),
+            key: self.member.key,
+            turn: &self.turn,
+        }
+    }
+
+    /// Whether a request can be sent now.
+    fn has_room(&self, max: Option<u32>) -> bool {
+        max.is_none_or(|max| self.member.connections() < max || !self.idle.borrow().is_empty())
+    }
+
+    /// Whether this request is the one that tries the server again, where it is time for that. One that can be repeated is
+    /// best, since then nobody notices a failure.
+    fn is_tried_by(&self, attempts: &Attempts, now: Micros) -> bool {
+        self.member.state(now) == State::OnTrial
+            && (attempts.may_repeat() || self.member.waits_for_trial(now) >= TRIAL_PATIENCE)
+            && self.member.begin_trial(now, TRIAL_HOLD)
+    }
+
+    fn flush(&self) {
+        let requests = self.requests.take();
+        if requests > 0 {
+            self.member.add_requests(requests);
         }
     }
 }

@@ -1,0 +1,342 @@
+//! The servers of an upstream as all workers see them: which addresses there are now, and how well each is.
+//!
+//! Pure: time is an argument. What workers write of a server is written when something changes, not for each request.
+
+use super::balance::hash;
+use super::health::{Probes, ejection, is_forgiven, share};
+use super::queue::Queue;
+use super::{Address, Health, Place, Settings};
+use crate::resolve::Target;
+use crate::time::Micros;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Addresses of one upstream; more are not used.
+pub const MEMBERS_MAX: usize = 4096;
+
+/// One address of a server.
+#[derive(Debug)]
+pub struct Member {
+    /// Tells it from all others that its upstream ever had; not 0.
+    pub id: u64,
+    /// Where it is.
+    pub place: Place,
+    /// Its name in logs and metrics.
+    pub name: String,
+    /// Position of its server in the settings.
+    pub server: usize,
+    /// Its weight as configured.
+    pub weight: u32,
+    /// Whether it is asked only while the others are sick.
+    pub backup: bool,
+    /// The hash of its address.
+    pub key: u64,
+    is_down: AtomicBool,
+    probes: Mutex<Probes>,
+    /// 0 = requests find it well; else when one may try it again.
+    ejected_until: AtomicU64,
+    ejections: AtomicU32,
+    /// Whether it was ejected because it took no connections.
+    is_unreachable: AtomicBool,
+    /// When it came, or came back; 0 = it was there at the start.
+    back_since: AtomicU64,
+    connections: AtomicU32,
+    requests: AtomicU64,
+}
+
+/// How well a server is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It gets its share.
+    Well,
+    /// It has been left alone for long enough; one request may try it.
+    OnTrial,
+    /// It is left alone.
+    Sick,
+}
+
+impl Member {
+    fn new(id: u64, server: usize, settings: &super::Server, place: Place, back_since: Micros) -> Member {
+        let name = match (&settings.address, &place) {
+            (Address::Tcp { host, .. }, Place::Tcp(address)) if host.parse() != Ok(address.ip()) => {
+                format!("{} ({address})", settings.address)
+            }
+            _ => place.to_string(),
+        };
+        Member {
+            id,
+            key: hash(place.to_string().as_bytes()),
+            place,
+            name,
+            server,
+            weight: settings.weight,
+            backup: settings.backup,
+            is_down: AtomicBool::new(false),
+            probes: Mutex::default(),
+            ejected_until: AtomicU64::new(0),
+            ejections: AtomicU32::new(0),
+            is_unreachable: AtomicBool::new(false),
+            back_since: AtomicU64::new(back_since.0),
+            connections: AtomicU32::new(0),
+            requests: AtomicU64::new(0),
+        }
+    }
+
+    /// How well it is.
+    pub fn state(&self, now: Micros) -> State {
+        match self.ejected_until.load(Ordering::Relaxed) {
+            _ if self.is_down.load(Ordering::Relaxed) => State::Sick,
+            0 => State::Well,
+            until if until <= now.0 => State::OnTrial,
+            _ => State::Sick,
+        }
+    }
+
+    /// How long it has been on trial.
+    pub fn waits_for_trial(&self, now: Micros) -> Duration {
+        now.since(Micros(self.ejected_until.load(Ordering::Relaxed)))
+    }
+
+    /// Its weight now, in thousandths of what is configured.
+    pub fn weight(&self, now: Micros, slow_start: Duration) -> u32 {
+        let back_since = self.back_since.load(Ordering::Relaxed);
+        let share = if back_since == 0 { 1000 } else { share(now.since(Micros(back_since)), slow_start) };
+        self.weight * share
+    }
+
+    /// Makes the caller's request the one that tries it; the next may in `hold`, where nothing is heard of this one.
+    pub fn begin_trial(&self, now: Micros, hold: Duration) -> bool {
+        let until = self.ejected_until.load(Ordering::Relaxed);
+        let next = now.after(hold).0;
+        until != 0
+            && until <= now.0
+            && self.ejected_until.compare_exchange(until, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Leaves it alone for a time, `first` and doubled each time; `None` where it was left alone already, and this was
+    /// no trial.
+    pub fn eject(&self, now: Micros, first: Duration, is_unreachable: bool, was_trial: bool) -> Option<Duration> {
+        let until = self.ejected_until.load(Ordering::Relaxed);
+        if until != 0 && !was_trial {
+            return None;
+        }
+        let back_since = Micros(self.back_since.load(Ordering::Relaxed));
+        let is_new = until == 0 && (back_since.0 == 0 || is_forgiven(first, now.since(back_since)));
+        let times = if is_new { 0 } else { self.ejections.load(Ordering::Relaxed) };
+        let time = ejection(first, times);
+        let out = now.after(time).0.max(1);
+        self.ejected_until.compare_exchange(until, out, Ordering::Relaxed, Ordering::Relaxed).ok()?;
+        self.ejections.store(times.saturating_add(1), Ordering::Relaxed);
+        self.is_unreachable.store(is_unreachable, Ordering::Relaxed);
+        Some(time)
+    }
+
+    /// A request that tried it was answered well. Whether that is news.
+    pub fn recover(&self, now: Micros) -> bool {
+        let is_news = self.ejected_until.swap(0, Ordering::Relaxed) != 0;
+        if is_news {
+            self.back_since.store(now.0.max(1), Ordering::Relaxed);
+        }
+        is_news
+    }
+
+    /// A probe was answered. Gives whether it is down, where that has changed: one that was down and is not gets its requests
+    /// at once, and one that was ejected since it took no connections too.
+    pub fn probed(&self, is_good: bool, health: &Health, now: Micros) -> Option<bool> {
+        let mut probes = self.probes.lock();
+        let change = probes.record(is_good, health);
+        match change {
+            Some(true) => self.is_down.store(true, Ordering::Relaxed),
+            Some(false) => {
+                self.back_since.store(now.0.max(1), Ordering::Relaxed);
+                self.ejected_until.store(0, Ordering::Relaxed);
+                self.is_down.store(false, Ordering::Relaxed);
+            }
+            None => {}
+        }
+        change
+    }
+
+    /// Whether requests were the first to find that it takes no connections: then an answered probe is news of it.
+    pub fn is_ejected_as_unreachable(&self) -> bool {
+        self.ejected_until.load(Ordering::Relaxed) != 0 && self.is_unreachable.load(Ordering::Relaxed)
+    }
+
+    /// Connections to it at present.
+    pub fn connections(&self) -> u32 {
+        self.connections.load(Ordering::Acquire)
+    }
+
+    /// Counts a connection, where there may be one more.
+    fn connect(&self, max: Option<u32>) -> bool {
+        let Some(max) = max else {
+            self.connections.fetch_add(1, Ordering::AcqRel);
+            return true;
+        };
+        let more = |open| (open < max).then_some(open + 1);
+        self.connections.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
+    }
+
+    /// Adds requests that one worker has sent.
+    pub fn add_requests(&self, requests: u64) {
+        self.requests.fetch_add(requests, Ordering::Relaxed);
+    }
+
+    /// The requests sent to it so far.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+}
+
+/// The right to one connection; given back when dropped, and then to whoever waits.
+#[derive(Debug)]
+pub struct Permit {
+    group: Arc<Group>,
+    member: Arc<Member>,
+}
+
+impl Permit {
+    /// A permit for one more connection to this member, where there may be one.
+    pub fn take(group: &Arc<Group>, member: &Arc<Member>) -> Option<Permit> {
+        let is_free = member.connect(group.settings.connections.max);
+        is_free.then(|| Permit { group: group.clone(), member: member.clone() })
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.member.connections.fetch_sub(1, Ordering::AcqRel);
+        if self.group.queue.waiting() > 0 {
+            self.group.queue.wake_first();
+        }
+    }
+}
+
+/// Where a configured server is.
+#[derive(Debug)]
+enum Source {
+    Name(Arc<Target>),
+    Place(Place),
+}
+
+/// An upstream as the process sees it.
+#[derive(Debug)]
+pub struct Group {
+    /// As configured.
+    pub settings: Settings,
+    /// Requests that wait for a connection.
+    pub queue: Queue,
+    sources: Vec<Source>,
+    members: Mutex<Arc<[Arc<Member>]>>,
+    version: AtomicU64,
+    ids: AtomicU64,
+    in_panic: AtomicBool,
+}
+
+/// What a look at the addresses has changed.
+#[derive(Debug, Default)]
+pub struct Change {
+    /// The names of members that are new.
+    pub added: Vec<String>,
+    /// The names of members that are gone.
+    pub removed: Vec<String>,
+}
+
+impl Group {
+    /// The group of these settings; `target` gives what keeps a name's addresses.
+    pub fn new(settings: Settings, target: impl Fn(&str, u16) -> Arc<Target>) -> Group {
+        let source = |server: &super::Server| match &server.address {
+            Address::Tcp { host, port } => Source::Name(target(host, *port)),
+            Address::Unix(path) => Source::Place(Place::Unix(path.clone())),
+        };
+        let group = Group {
+            sources: settings.servers.iter().map(source).collect(),
+            settings,
+            queue: Queue::default(),
+            members: Mutex::new(Arc::new([])),
+            version: AtomicU64::new(0),
+            ids: AtomicU64::new(1),
+            in_panic: AtomicBool::new(false),
+        };
+        group.refresh(Micros(0));
+        group
+    }
+
+    /// Takes over the addresses that the names have now. Members whose address stays keep all that is known of them.
+    pub fn refresh(&self, now: Micros) -> Change {
+        let mut members = self.members.lock();
+        let mut change = Change::default();
+        let mut next: Vec<Arc<Member>> = Vec::new();
+        for (server, place) in self.places().take(MEMBERS_MAX) {
+            let known = members.iter().find(|member| member.server == server && member.place == place);
+            next.push(known.cloned().unwrap_or_else(|| {
+                let id = self.ids.fetch_add(1, Ordering::Relaxed);
+                // Where all are new, none is behind the others.
+                let back_since = if members.is_empty() { Micros(0) } else { now };
+                let member = Member::new(id, server, &self.settings.servers[server], place, back_since);
+                change.added.push(member.name.clone());
+                Arc::new(member)
+            }));
+        }
+        let is_gone = |member: &&Arc<Member>| next.iter().all(|kept| kept.id != member.id);
+        change.removed.extend(members.iter().filter(is_gone).map(|member| member.name.clone()));
+        if !(change.added.is_empty() && change.removed.is_empty()) {
+            *members = next.into();
+            self.version.fetch_add(1, Ordering::Release);
+        }
+        change
+    }
+
+    fn places(&self) -> impl Iterator<Item = (usize, Place)> {
+        self.sources.iter().enumerate().flat_map(|(server, source)| {
+            let places = match source {
+                Source::Name(target) => target.addresses().into_iter().map(Place::Tcp).collect(),
+                Source::Place(place) => vec![place.clone()],
+            };
+            places.into_iter().map(move |place| (server, place))
+        })
+    }
+
+    /// Changes whenever the members do.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// The members now.
+    pub fn members(&self) -> Arc<[Arc<Member>]> {
+        self.members.lock().clone()
+    }
+
+    /// What keeps the addresses of a member's name; `None` where it has none.
+    pub fn target(&self, member: &Member) -> Option<&Arc<Target>> {
+        match self.sources.get(member.server)? {
+            Source::Name(target) => Some(target),
+            Source::Place(_) => None,
+        }
+    }
+
+    /// What keeps the addresses of all names.
+    pub fn targets(&self) -> impl Iterator<Item = &Arc<Target>> {
+        self.sources.iter().filter_map(|source| match source {
+            Source::Name(target) => Some(target),
+            Source::Place(_) => None,
+        })
+    }
+
+    /// Notes whether all members are sick, so that all are asked; gives whether that has changed.
+    pub fn set_panic(&self, in_panic: bool) -> bool {
+        self.in_panic.load(Ordering::Relaxed) != in_panic && self.in_panic.swap(in_panic, Ordering::Relaxed) != in_panic
+    }
+
+    /// Whether all members are sick.
+    pub fn in_panic(&self) -> bool {
+        self.in_panic.load(Ordering::Relaxed)
+    }
+
+    /// The host that a member's server has in the configuration.
+    pub fn host(&self, member: &Member) -> &str {
+        self.settings.servers.get(member.server).map(|server| server.address.host()).unwrap_or_default()
+    }
+}
