@@ -146,7 +146,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         listening,
         admin,
         admin_listener,
-        admin_state: Admin { registry, signals: signals.clone(), memory, workers, io: driver.name() },
+        admin_state: Admin { registry, signals: signals.clone(), memory, groups, workers, io: driver.name() },
         signals,
         workers: threads,
         woken,

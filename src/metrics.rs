@@ -11,6 +11,7 @@ mod label;
 pub use exposition::content_type;
 pub use label::{Outcome, StoreError, UpstreamError};
 
+use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -193,6 +194,11 @@ impl Registry {
         self.process.memory_evicted.store(evicted, Relaxed);
     }
 
+    /// Sets how the upstreams and their servers are.
+    pub fn set_groups(&self, groups: Vec<GroupState>) {
+        *self.process.groups.lock() = groups;
+    }
+
     /// Sets whether the process is finishing its last requests.
     pub fn set_draining(&self, draining: bool) {
         self.process.draining.store(draining, Relaxed);
@@ -217,6 +223,7 @@ impl Registry {
             denied_from_cache: totals().map(|t| t.denied_from_cache.read()).fold(0, u64::wrapping_add),
             leased: totals().map(|t| t.leased.read()).fold(0, u64::wrapping_add),
             upstreams: self.upstreams(),
+            groups: self.process.groups.lock().clone(),
             upstream_duration: Histogram::merge(totals().map(|t| &t.upstream_duration)),
             connections: opened.saturating_sub(closed),
             connections_shed: totals().map(|t| t.shed.read()).fold(0, u64::wrapping_add),
@@ -280,6 +287,8 @@ pub struct Snapshot {
     pub leased: u64,
     /// Failures and retries by upstream.
     pub upstreams: Vec<(String, UpstreamCounts)>,
+    /// How the upstreams were when that was last set.
+    pub groups: Vec<GroupState>,
     /// From the sending of a request to the head of its response.
     pub upstream_duration: Distribution,
     /// Client connections now open.
@@ -303,6 +312,32 @@ pub struct UpstreamCounts {
     pub retries: u64,
     /// Failed attempts that might have been followed by another, but for the budget of retries.
     pub retries_denied: u64,
+}
+
+/// How an upstream is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupState {
+    /// Its name.
+    pub upstream: String,
+    /// Whether all its servers are sick and are asked anyway.
+    pub in_panic: bool,
+    /// Requests that wait for a connection.
+    pub pending: u64,
+    /// Its servers.
+    pub servers: Vec<ServerState>,
+}
+
+/// How a server of an upstream is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServerState {
+    /// Its name and address.
+    pub server: String,
+    /// Whether it is well.
+    pub is_up: bool,
+    /// Connections to it.
+    pub connections: u64,
+    /// Requests sent to it since it came.
+    pub requests: u64,
 }
 
 /// How durations spread over the buckets.
@@ -373,6 +408,7 @@ struct Process {
     memory_entries: AtomicU64,
     memory_evicted: AtomicU64,
     draining: AtomicBool,
+    groups: Mutex<Vec<GroupState>>,
 }
 
 /// A count that one thread writes and any thread reads.

@@ -9,6 +9,7 @@ use crate::http::{Bounds, Framing, Method};
 use crate::limit::memory;
 use crate::metrics::{self, Registry};
 use crate::time::now;
+use crate::upstream::members::Group;
 use crate::worker::Signals;
 use monoio::net::{TcpListener, TcpStream};
 use std::cell::Cell;
@@ -36,6 +37,8 @@ pub struct Admin {
     pub signals: Arc<Signals>,
     /// The store in this process.
     pub memory: Arc<memory::Store>,
+    /// The upstreams.
+    pub groups: Arc<[Arc<Group>]>,
     /// How many workers there are.
     pub workers: usize,
     /// What the workers run on.
@@ -120,6 +123,7 @@ fn answer(admin: &Admin, path: &[u8], head: &RequestHead) -> Vec<u8> {
         (Method::Get | Method::Head, b"/metrics") => {
             admin.registry.set_memory_store(admin.memory.entries(), admin.memory.evicted());
             admin.registry.set_draining(draining);
+            admin.registry.set_groups(admin.groups.iter().map(|group| group.report(now())).collect());
             let text = admin.registry.exposition(env!("CARGO_PKG_VERSION"), admin.io);
             ("200 OK", metrics::content_type(), text)
         }

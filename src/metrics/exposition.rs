@@ -6,7 +6,8 @@
 //! Pure.
 
 use super::{
-    BOUNDS_US, Distribution, NO_ROUTE, Outcome, Registry, STATUS_CLASSES, Snapshot, StoreError, UpstreamError,
+    BOUNDS_US, Distribution, GroupState, NO_ROUTE, Outcome, Registry, STATUS_CLASSES, Snapshot, StoreError,
+    UpstreamError,
 };
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelValue, LabelValueEncoder, NoLabelSet, text};
@@ -57,6 +58,7 @@ impl Collector for Scrape {
         requests(&mut encoder, &self.counts)?;
         decisions(&mut encoder, &self.counts)?;
         upstreams(&mut encoder, &self.counts)?;
+        groups(&mut encoder, &self.counts.groups)?;
         process(&mut encoder, &self.counts)
     }
 }
@@ -156,6 +158,46 @@ fn upstreams(out: &mut DescriptorEncoder, counts: &Snapshot) -> fmt::Result {
     )
 }
 
+fn groups(out: &mut DescriptorEncoder, groups: &[GroupState]) -> fmt::Result {
+    let each = || groups.iter().map(|group| ([("upstream", Value(&group.upstream))], group));
+    gauges(
+        out,
+        "rateguard_upstream_panic",
+        "1 while all servers of the upstream are sick and are asked anyway.",
+        each().map(|(labels, group)| (labels, u64::from(group.in_panic))),
+    )?;
+    gauges(
+        out,
+        "rateguard_upstream_pending",
+        "Requests that wait for a connection to one of the upstream's servers.",
+        each().map(|(labels, group)| (labels, group.pending)),
+    )?;
+    let servers = || {
+        groups.iter().flat_map(|group| {
+            let labels = |server| [("upstream", Value(&group.upstream)), ("server", Value(server))];
+            group.servers.iter().map(move |server| (labels(&server.server), server))
+        })
+    };
+    gauges(
+        out,
+        "rateguard_upstream_server_up",
+        "1 while the server is well and gets its share of the requests.",
+        servers().map(|(labels, server)| (labels, u64::from(server.is_up))),
+    )?;
+    gauges(
+        out,
+        "rateguard_upstream_server_connections",
+        "Connections to the server, idle ones included.",
+        servers().map(|(labels, server)| (labels, server.connections)),
+    )?;
+    counters(
+        out,
+        "rateguard_upstream_server_requests",
+        "Requests sent to the server, as last told by the workers.",
+        servers().map(|(labels, server)| (labels, server.requests)),
+    )
+}
+
 fn process(out: &mut DescriptorEncoder, counts: &Snapshot) -> fmt::Result {
     gauge(out, "rateguard_connections", "Client connections now open.", counts.connections)?;
     counter(
@@ -191,6 +233,21 @@ fn counters<'a, const L: usize>(
 /// One counter without labels; the encoder appends `_total` to the name.
 fn counter(out: &mut DescriptorEncoder, name: &str, help: &str, n: u64) -> fmt::Result {
     out.encode_descriptor(name, help, None, MetricType::Counter)?.encode_counter::<NoLabelSet, u64, u64>(&n, None)
+}
+
+/// A family of gauges.
+fn gauges<'a, const L: usize>(
+    out: &mut DescriptorEncoder,
+    name: &str,
+    help: &str,
+    rows: impl Iterator<Item = ([(&'static str, Value<'a>); L], u64)>,
+) -> fmt::Result {
+    let mut family = out.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (labels, n) in rows {
+        // The encoder fails on an unsigned value beyond this.
+        family.encode_family(&labels)?.encode_gauge(&i64::try_from(n).unwrap_or(i64::MAX))?;
+    }
+    Ok(())
 }
 
 fn gauge(out: &mut DescriptorEncoder, name: &str, help: &str, n: u64) -> fmt::Result {

@@ -37,6 +37,9 @@ fn the_counts_of_two_workers_are_added() {
     registry.worker(1).connection_closed();
     registry.set_memory_store(5, 6);
     registry.set_draining(true);
+    let server = |name: &str, is_up| ServerState { server: name.into(), is_up, connections: 4, requests: 9 };
+    let servers = vec![server("10.0.0.1:80", true), server("10.0.0.2:80", false)];
+    registry.set_groups(vec![GroupState { upstream: "api".into(), in_panic: false, pending: 2, servers }]);
     let text = text(&registry);
     for line in [
         "rateguard_build_info{version=\"1.2.3\",io=\"io_uring\"} 1",
@@ -52,6 +55,13 @@ fn the_counts_of_two_workers_are_added() {
         "rateguard_upstream_errors_total{upstream=\"api\",kind=\"bad_response\"} 2",
         "rateguard_upstream_retries_total{upstream=\"api\"} 2",
         "rateguard_upstream_duration_seconds_bucket{le=\"0.01\"} 2",
+        "rateguard_upstream_retries_denied_total{upstream=\"api\"} 0",
+        "rateguard_upstream_panic{upstream=\"api\"} 0",
+        "rateguard_upstream_pending{upstream=\"api\"} 2",
+        "rateguard_upstream_server_up{upstream=\"api\",server=\"10.0.0.1:80\"} 1",
+        "rateguard_upstream_server_up{upstream=\"api\",server=\"10.0.0.2:80\"} 0",
+        "rateguard_upstream_server_connections{upstream=\"api\",server=\"10.0.0.1:80\"} 4",
+        "rateguard_upstream_server_requests_total{upstream=\"api\",server=\"10.0.0.1:80\"} 9",
         "rateguard_connections 2",
         "rateguard_connections_shed_total 2",
         "rateguard_memory_store_entries 5",

@@ -6,6 +6,7 @@ use super::balance::hash;
 use super::health::{Probes, ejection, is_forgiven, share};
 use super::queue::Queue;
 use super::{Address, Health, Place, Settings};
+use crate::metrics::{GroupState, ServerState};
 use crate::resolve::Target;
 use crate::time::Micros;
 use parking_lot::Mutex;
@@ -333,6 +334,22 @@ impl Group {
     /// Whether all members are sick.
     pub fn in_panic(&self) -> bool {
         self.in_panic.load(Ordering::Relaxed)
+    }
+
+    /// How it is, for whoever watches.
+    pub fn report(&self, now: Micros) -> GroupState {
+        let server = |member: &Arc<Member>| ServerState {
+            server: member.name.clone(),
+            is_up: member.state(now) == State::Well,
+            connections: u64::from(member.connections()),
+            requests: member.requests(),
+        };
+        GroupState {
+            upstream: self.settings.name.clone(),
+            in_panic: self.in_panic(),
+            pending: self.queue.waiting() as u64,
+            servers: self.members().iter().map(server).collect(),
+        }
     }
 
     /// The host that a member's server has in the configuration.
