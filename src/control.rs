@@ -12,10 +12,11 @@ use crate::config::Config;
 use crate::gateway::Rules;
 use crate::limit::{StoreKind, memory};
 use crate::metrics::{Names, Registry};
-use crate::redis::tls::{BadTls, Secure};
+use crate::redis::{Address, Place};
 use crate::resolve::{News, Resolver, Target};
 use crate::server::Cap;
 use crate::time::now;
+use crate::tls::{BadTls, Secure};
 use crate::upstream::Settings;
 use crate::upstream::members::{Change, Group};
 use crate::worker::{self, Driver, Plan, Signals, processors};
@@ -157,10 +158,13 @@ pub fn start(config: Config) -> Result<Running, StartError> {
 
 /// Reads what TLS to the store needs.
 pub fn secure(config: &Config) -> Result<Option<Secure>, BadTls> {
-    match &config.store.kind {
-        StoreKind::Memory => Ok(None),
-        StoreKind::Redis(settings) => Secure::load(settings),
+    let StoreKind::Redis(settings) = &config.store.kind else { return Ok(None) };
+    let Some(tls) = &settings.tls else { return Ok(None) };
+    let secure = Secure::load(tls, "store.tls")?;
+    if let Place::Server(Address::Tcp { host, .. }) = &settings.place {
+        secure.check(host, "store.tls")?;
     }
+    Ok(Some(secure))
 }
 
 /// Opens each address once for every worker; gives the addresses and each worker's listeners.

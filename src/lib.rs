@@ -14,8 +14,8 @@
 //!    gateway    explain                  what a worker needs; what a request would meet, in words
 //! 3  config     reply                    text -> only valid values; failures and denials -> bytes
 //! 2  limit      upstream (pool S)        buckets, policy, stores; backends and their connections
-//! 1  identity   route   redis (client S, connection S, dial S, tls S)   conn S
-//! 0  http   metrics   log S   time S   resolve S
+//! 1  identity   route   redis (client S, connection S, dial S)   conn S
+//! 0  http   metrics   log S   time S   resolve S   tls S
 //!
 //! beside the gateway: backend S (the demo backend), tools S (burst, spread, healthcheck)
 //! ```
@@ -63,6 +63,7 @@ pub mod resolve;
 pub mod route;
 pub mod server;
 pub mod time;
+pub mod tls;
 pub mod tools;
 pub mod tunnel;
 pub mod upstream;

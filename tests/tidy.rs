@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// The rooms from the bottom to the top, as the map in `lib.rs` has them. A room may import those below it and, without
 /// going round in circles, those beside it.
 const LAYERS: [&[&str]; 8] = [
-    &["http", "metrics", "log", "time", "resolve"],
+    &["http", "metrics", "log", "time", "resolve", "tls"],
     &["identity", "route", "redis", "conn"],
     &["limit", "upstream"],
     &["config", "reply"],
@@ -33,10 +33,10 @@ const SHELLS: [&str; 22] = [
     "redis/client.rs",
     "redis/connection.rs",
     "redis/dial.rs",
-    "redis/tls.rs",
     "resolve.rs",
     "server.rs",
     "time.rs",
+    "tls.rs",
     "tools/burst.rs",
     "tools/client.rs",
     "tools/healthcheck.rs",

@@ -6,7 +6,8 @@ use super::error::{ConfigError, Flaw};
 use super::file::{STORE, STORE_SENTINEL, STORE_TLS, Section, Value};
 use super::text;
 use crate::limit::{OnFailure, StoreKind, StoreSettings};
-use crate::redis::{Address, Credentials, Place, Settings, Tls, Version};
+use crate::redis::{Address, Credentials, Place, Settings, Version};
+use crate::tls;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -52,7 +53,7 @@ fn secure(store: &Section<'_>, kind: &mut StoreKind) -> Result<(), ConfigError> 
     let section = store.section("tls", &STORE_TLS)?;
     let file = |key| section.read(key, None, |value| value.text().map(|path| Some(PathBuf::from(path))));
     let name = section.read("name", None, |value| value.text().map(Some))?;
-    let tls = Tls { ca: file("ca")?, certificate: file("certificate")?, key: file("key")?, name };
+    let tls = tls::Settings { ca: file("ca")?, certificate: file("certificate")?, key: file("key")?, name };
     if tls.certificate.is_some() != tls.key.is_some() {
         let flaw = Flaw::new("a certificate and its key belong together", "set both certificate and key, or neither");
         return Err(section.error_at(&["certificate", "key"], flaw));
@@ -63,7 +64,7 @@ fn secure(store: &Section<'_>, kind: &mut StoreKind) -> Result<(), ConfigError> 
     };
     match own {
         Some(own) => *own = tls,
-        None if tls != Tls::default() => {
+        None if tls != tls::Settings::default() => {
             let flaw = Flaw::new("the store is not spoken to by TLS", "write its url as \"rediss://…\"");
             return Err(section.error_at(&["ca", "certificate", "name"], flaw));
         }
@@ -120,7 +121,7 @@ fn kind(url: &str, deadline: Duration) -> Result<StoreKind, Flaw> {
         "redis+cluster" | "rediss+cluster" => cluster(rest)?,
         _ => return Err(Flaw::new("its scheme is unknown", FORMS)),
     };
-    let tls = scheme.starts_with("rediss").then(Tls::default);
+    let tls = scheme.starts_with("rediss").then(tls::Settings::default);
     let settings = Settings { place, credentials, database, deadline, tls, version: Version::Two };
     Ok(StoreKind::Redis(Box::new(settings)))
 }

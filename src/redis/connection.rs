@@ -5,13 +5,13 @@
 //! told so, and the next attempt follows after a growing pause with jitter.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell: owns a connection to Redis")]
 
-use super::dial::{Dialer, ask, auth, bounded, fill};
+use super::dial::{Dialer, Receive, Transmit, ask, auth, bounded, fill};
 use super::error::Remedy;
 use super::pipeline::Pipeline;
 use super::resp::{self, Reply};
 use super::{Address, Credentials, Place, Version, sentinel};
 use crate::time::now;
-use monoio::io::{AsyncReadRent, AsyncWriteRent, AsyncWriteRentExt, Split, Splitable};
+use monoio::io::Splitable;
 use monoio::net::UnixStream;
 use std::cell::Cell;
 use std::io;
@@ -95,11 +95,14 @@ async fn attempt(server: &Server, opener: &Opener) -> io::Result<()> {
         (None, Place::Server(_) | Place::Cluster(_)) => return Err(io::Error::other("a server without an address")),
     };
     match (&found, &dialer.tls) {
-        (Address::Unix(path), _) => live(bounded(UnixStream::connect(path)).await?, server, opener).await,
-        (Address::Tcp { host, port }, None) => live(dialer.tcp(host, *port, turn).await?, server, opener).await,
+        (Address::Unix(path), _) => live(bounded(UnixStream::connect(path)).await?.into_split(), server, opener).await,
+        (Address::Tcp { host, port }, None) => {
+            live(dialer.tcp(host, *port, turn).await?.into_split(), server, opener).await
+        }
         (Address::Tcp { host, port }, Some(tls)) => {
             let stream = dialer.tcp(host, *port, turn).await?;
-            live(bounded(tls.open(host, stream)).await?, server, opener).await
+            let stream = bounded(tls.open(host, stream)).await?;
+            live((stream.reader, stream.writer), server, opener).await
         }
     }
 }
@@ -128,17 +131,14 @@ async fn find_primary(
 }
 
 /// Opens the conversation and carries it on until it breaks.
-async fn live<S>(mut stream: S, server: &Server, opener: &Opener) -> io::Result<()>
-where
-    S: AsyncReadRent + AsyncWriteRent + Split + 'static,
-{
+async fn live(mut halves: (impl Receive, impl Transmit), server: &Server, opener: &Opener) -> io::Result<()> {
     let pipeline = &server.pipeline;
     let is_cluster = matches!(opener.dialer.settings.place, Place::Cluster(_));
     // Whoever turned out to be a replica is asked before it is taken for the store again.
     let must_be_primary = server.address.is_none() || server.was_refused.get();
-    let opened = bounded(open(&mut stream, must_be_primary, opener)).await?;
+    let opened = bounded(open(&mut halves, must_be_primary, opener)).await?;
     server.was_refused.set(false);
-    let (mut reader, mut writer) = stream.into_split();
+    let (mut reader, mut writer) = halves;
     pipeline.opened(opened, now());
     // Whichever ends first ends the connection, so what is in flight in the others does not matter.
     monoio::select! {
@@ -149,41 +149,41 @@ where
 }
 
 /// AUTH, HELLO, SELECT and SCRIPT LOAD; gives the script's digest.
-async fn open<S: AsyncReadRent + AsyncWriteRent>(
-    stream: &mut S,
+async fn open(
+    halves: &mut (impl Receive, impl Transmit),
     must_be_primary: bool,
     opener: &Opener,
 ) -> io::Result<Vec<u8>> {
     let settings = &opener.dialer.settings;
     if let Some(credentials) = &settings.credentials {
-        ask(stream, &auth(credentials), "AUTH").await?;
+        ask(halves, &auth(credentials), "AUTH").await?;
     }
     // Who may not ask for the role learns it from the first decision.
     if must_be_primary
-        && let Ok(role) = ask(stream, &[b"ROLE"], "ROLE").await
+        && let Ok(role) = ask(halves, &[b"ROLE"], "ROLE").await
         && resp::frame(&role).map_err(io::Error::other)?.is_some_and(|role| sentinel::is_replica(&role))
     {
         return Err(io::Error::other("the server is a replica"));
     }
     if settings.version == Version::Three {
-        ask(stream, &[b"HELLO", b"3"], "HELLO").await?;
+        ask(halves, &[b"HELLO", b"3"], "HELLO").await?;
     }
     if settings.database != 0 {
         let number = settings.database.to_string();
-        ask(stream, &[b"SELECT", number.as_bytes()], "SELECT").await?;
+        ask(halves, &[b"SELECT", number.as_bytes()], "SELECT").await?;
     }
-    let loaded = ask(stream, &[b"SCRIPT", b"LOAD", opener.script.as_bytes()], "SCRIPT LOAD").await?;
+    let loaded = ask(halves, &[b"SCRIPT", b"LOAD", opener.script.as_bytes()], "SCRIPT LOAD").await?;
     resp::text(&loaded)
         .filter(|digest| digest.len() == 40)
         .ok_or_else(|| io::Error::other("SCRIPT LOAD gave no digest"))
 }
 
 /// Writes whatever was asked since the last write, as one.
-async fn write_batches<W: AsyncWriteRent>(writer: &mut W, pipeline: &Pipeline) -> io::Result<()> {
+async fn write_batches(writer: &mut impl Transmit, pipeline: &Pipeline) -> io::Result<()> {
     let mut spare = Vec::new();
     loop {
         let batch = pipeline.batch(spare).await;
-        let (written, mut batch) = writer.write_all(batch).await;
+        let (written, mut batch) = writer.transmit(batch).await;
         written?;
         batch.clear();
         spare = batch;
@@ -191,7 +191,7 @@ async fn write_batches<W: AsyncWriteRent>(writer: &mut W, pipeline: &Pipeline) -
 }
 
 /// Gives replies to who waits for them. Only in a cluster is one that names another server no error.
-async fn read_replies<R: AsyncReadRent>(reader: &mut R, server: &Server, is_cluster: bool) -> io::Result<()> {
+async fn read_replies(reader: &mut impl Receive, server: &Server, is_cluster: bool) -> io::Result<()> {
     let pipeline = &server.pipeline;
     let mut input = Vec::with_capacity(INPUT);
     loop {

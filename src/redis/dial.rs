@@ -4,12 +4,12 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell: opens connections to Redis")]
 
 use super::resp;
-use super::tls::Secure;
 use super::{Address, Credentials, Settings};
 use crate::resolve::{Resolver, Target};
 use crate::time::now;
+use crate::tls::{self, Secure};
 use monoio::buf::IoBufMut;
-use monoio::io::{AsyncReadRent, AsyncWriteRent, AsyncWriteRentExt};
+use monoio::io::{AsyncReadRent, AsyncWriteRent, AsyncWriteRentExt, Splitable};
 use monoio::net::{TcpStream, UnixStream};
 use redis_protocol::resp2::types::OwnedFrame;
 use std::io;
@@ -78,13 +78,15 @@ impl Dialer {
     ) -> io::Result<OwnedFrame> {
         bounded(async {
             match (server, &self.tls) {
-                (Address::Unix(path), _) => inquire_on(UnixStream::connect(path).await?, credentials, question).await,
+                (Address::Unix(path), _) => {
+                    inquire_on(UnixStream::connect(path).await?.into_split(), credentials, question).await
+                }
                 (Address::Tcp { host, port }, None) => {
-                    inquire_on(self.tcp(host, *port, turn).await?, credentials, question).await
+                    inquire_on(self.tcp(host, *port, turn).await?.into_split(), credentials, question).await
                 }
                 (Address::Tcp { host, port }, Some(tls)) => {
-                    let stream = self.tcp(host, *port, turn).await?;
-                    inquire_on(tls.open(host, stream).await?, credentials, question).await
+                    let stream = tls.open(host, self.tcp(host, *port, turn).await?).await?;
+                    inquire_on((stream.reader, stream.writer), credentials, question).await
                 }
             }
         })
@@ -92,15 +94,16 @@ impl Dialer {
     }
 }
 
-async fn inquire_on<S>(mut stream: S, credentials: Option<&Credentials>, question: &[&[u8]]) -> io::Result<OwnedFrame>
-where
-    S: AsyncReadRent + AsyncWriteRent,
-{
+async fn inquire_on(
+    mut halves: (impl Receive, impl Transmit),
+    credentials: Option<&Credentials>,
+    question: &[&[u8]],
+) -> io::Result<OwnedFrame> {
     if let Some(credentials) = credentials {
-        ask(&mut stream, &auth(credentials), "AUTH").await?;
+        ask(&mut halves, &auth(credentials), "AUTH").await?;
     }
     let name = String::from_utf8_lossy(question.first().copied().unwrap_or_default()).into_owned();
-    let answer = ask(&mut stream, question, &name).await?;
+    let answer = ask(&mut halves, question, &name).await?;
     resp::frame(&answer).map_err(io::Error::other)?.ok_or_else(|| io::Error::other("half an answer"))
 }
 
@@ -119,15 +122,16 @@ pub(super) async fn bounded<T>(open: impl Future<Output = io::Result<T>>) -> io:
 }
 
 /// Sends one command by itself and gives its whole reply; an error reply is an error.
-pub(super) async fn ask<S>(stream: &mut S, parts: &[&[u8]], name: &str) -> io::Result<Vec<u8>>
-where
-    S: AsyncReadRent + AsyncWriteRent,
-{
-    stream.write_all(resp::command(parts)).await.0?;
+pub(super) async fn ask(
+    (reader, writer): &mut (impl Receive, impl Transmit),
+    parts: &[&[u8]],
+    name: &str,
+) -> io::Result<Vec<u8>> {
+    writer.transmit(resp::command(parts)).await.0?;
     let mut input = Vec::new();
     loop {
         let read;
-        (read, input) = fill(stream, input, INPUT).await;
+        (read, input) = fill(reader, input, INPUT).await;
         if read? == 0 {
             return Err(io::Error::other(format!("the connection was closed at {name}")));
         }
@@ -145,16 +149,55 @@ where
 }
 
 /// Reads into the room behind what is there; makes some, of `step` bytes, where there is none.
-pub(super) async fn fill<R: AsyncReadRent>(
-    reader: &mut R,
-    mut input: Vec<u8>,
-    step: usize,
-) -> (io::Result<usize>, Vec<u8>) {
-    let length = input.len();
-    if length == input.capacity() {
+pub(super) async fn fill(reader: &mut impl Receive, mut input: Vec<u8>, step: usize) -> (io::Result<usize>, Vec<u8>) {
+    if input.len() == input.capacity() {
         input.reserve(step);
     }
-    let room = input.capacity();
-    let (read, slice) = reader.read(input.slice_mut(length..room)).await;
-    (read, slice.into_inner())
+    reader.receive(input).await
+}
+
+/// Where bytes come from, with TLS or without.
+pub(super) trait Receive {
+    /// Reads into the room behind what is there.
+    async fn receive(&mut self, input: Vec<u8>) -> (io::Result<usize>, Vec<u8>);
+}
+
+impl<R: AsyncReadRent> Receive for R {
+    async fn receive(&mut self, input: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
+        let (length, room) = (input.len(), input.capacity());
+        let (read, slice) = self.read(input.slice_mut(length..room)).await;
+        (read, slice.into_inner())
+    }
+}
+
+impl Receive for tls::ReadHalf {
+    async fn receive(&mut self, input: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
+        self.read(input).await
+    }
+}
+
+/// Where bytes go to, with TLS or without.
+pub(super) trait Transmit {
+    /// Sends all of them and gives the buffer back.
+    async fn transmit(&mut self, output: Vec<u8>) -> (io::Result<()>, Vec<u8>);
+}
+
+impl<W: AsyncWriteRent> Transmit for W {
+    async fn transmit(&mut self, output: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
+        let (written, output) = self.write_all(output).await;
+        (written.map(drop), output)
+    }
+}
+
+impl Transmit for tls::WriteHalf {
+    async fn transmit(&mut self, output: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
+        let mut sent = 0;
+        while sent < output.len() {
+            match self.write(&output[sent..]).await {
+                (Ok(()), bytes) => sent += bytes,
+                (Err(error), _) => return (Err(error), output),
+            }
+        }
+        (Ok(()), output)
+    }
 }

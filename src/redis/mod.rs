@@ -4,7 +4,7 @@
 //! What it promises: replies belong to commands in order, and a command whose asker has gone still takes its own reply.
 //! No command is sent twice; while there is no connection, or the server keeps failing, askers are told so at once.
 //! Every wait is bounded by the deadline. What a reply means is the caller's business. Pure but for its leaves [`client`],
-//! [`connection`], [`dial`] and [`tls`].
+//! [`connection`] and [`dial`].
 
 pub mod breaker;
 pub mod client;
@@ -15,8 +15,8 @@ pub mod error;
 pub mod pipeline;
 pub mod resp;
 pub mod sentinel;
-pub mod tls;
 
+use crate::tls;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -99,19 +99,6 @@ pub enum Version {
     Three,
 }
 
-/// How TLS is spoken with Redis. All files hold PEM.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tls {
-    /// The authority that vouches for the server; `None` = those that the system trusts.
-    pub ca: Option<PathBuf>,
-    /// Our certificate, where the server asks for one.
-    pub certificate: Option<PathBuf>,
-    /// The private key of that certificate.
-    pub key: Option<PathBuf>,
-    /// The name that the servers' certificates must hold; `None` = the host of each.
-    pub name: Option<String>,
-}
-
 /// How to reach Redis and how long to wait for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -124,7 +111,7 @@ pub struct Settings {
     /// The longest wait for a reply.
     pub deadline: Duration,
     /// Spoken over TCP only.
-    pub tls: Option<Tls>,
+    pub tls: Option<tls::Settings>,
     /// Spoken with the servers that hold buckets.
     pub version: Version,
 }
