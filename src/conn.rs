@@ -2,7 +2,8 @@
 //!
 //! Shell. Deadlines cost no timer: each worker scans its connections a few times a second and shuts down what is late,
 //! which ends the pending operation. A direction whose wait has ended so is never used again. A read in flight is never
-//! dropped on a connection that lives on: io_uring may already have taken bytes for it.
+//! dropped on a connection that lives on: io_uring may already have taken bytes for it. A connection may be of TLS, or a
+//! unix socket that a [`TcpStream`] carries.
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -10,6 +11,7 @@
 )]
 
 use crate::time::Micros;
+use crate::tls;
 use monoio::buf::{IoBuf, IoBufMut};
 use monoio::io::{AsyncReadRent, AsyncWriteRent, OwnedReadHalf, OwnedWriteHalf, Splitable};
 use monoio::net::TcpStream;
@@ -267,8 +269,8 @@ fn shut(fd: RawFd, how: Shutdown) {
 }
 
 fn reset(fd: RawFd) {
-    // A connection that is gone already needs no reset.
-    let _ = rustix::net::connect_unspec(socket(fd));
+    // A connection that is gone already needs no reset, and a unix socket knows none: its waits are to end all the same.
+    rustix::net::connect_unspec(socket(fd)).unwrap_or_else(|_| shut(fd, Shutdown::Both));
 }
 
 /// Whether the peer has neither sent anything nor closed.
@@ -369,7 +371,7 @@ pub struct Conn {
 pub struct Reader {
     // Dropped before the socket: see `shut`.
     registration: Rc<Registration>,
-    half: OwnedReadHalf<TcpStream>,
+    half: Incoming,
     buffer: Vec<u8>,
     start: usize,
     /// The last read took all the room there was: more is likely waiting.
@@ -379,26 +381,42 @@ pub struct Reader {
 /// The writing side.
 pub struct Writer {
     registration: Rc<Registration>,
-    half: OwnedWriteHalf<TcpStream>,
+    half: Outgoing,
+}
+
+/// What bytes come through. Operations of TLS are boxed, so that those without it stay as small as they are.
+enum Incoming {
+    Plain(OwnedReadHalf<TcpStream>),
+    Tls(Box<tls::ReadHalf>),
+}
+
+/// What bytes go through.
+enum Outgoing {
+    Plain(OwnedWriteHalf<TcpStream>),
+    Tls(Box<tls::WriteHalf>),
 }
 
 impl Conn {
     /// Takes over a connected socket.
     pub fn new(stream: TcpStream, deadlines: &Rc<Deadlines>) -> Conn {
-        let entry = Entry {
-            fd: stream.as_raw_fd(),
-            read: Due::Never,
-            write: Due::Never,
-            idle: false,
-            finished: false,
-            watch: None,
-        };
+        let fd = stream.as_raw_fd();
+        let (read, write) = stream.into_split();
+        Conn::of(fd, Incoming::Plain(read), Outgoing::Plain(write), deadlines)
+    }
+
+    /// Takes over a connection that has shaken hands.
+    pub fn secure(stream: tls::Stream, deadlines: &Rc<Deadlines>) -> Conn {
+        let fd = stream.as_raw_fd();
+        Conn::of(fd, Incoming::Tls(Box::new(stream.reader)), Outgoing::Tls(Box::new(stream.writer)), deadlines)
+    }
+
+    fn of(fd: RawFd, read: Incoming, write: Outgoing, deadlines: &Rc<Deadlines>) -> Conn {
+        let entry = Entry { fd, read: Due::Never, write: Due::Never, idle: false, finished: false, watch: None };
         let registration = Rc::new(Registration {
             deadlines: deadlines.clone(),
             key: deadlines.entries.borrow_mut().insert(entry),
             eager: Cell::new(0),
         });
-        let (read, write) = stream.into_split();
         Conn {
             reader: Reader {
                 registration: registration.clone(),
@@ -438,7 +456,10 @@ impl Conn {
     pub fn is_quiet(&self) -> bool {
         let registration = &self.reader.registration;
         let entries = registration.deadlines.entries.borrow();
-        self.reader.data().is_empty() && entries.get(registration.key).is_some_and(|entry| has_nothing(entry.fd))
+        let holds_nothing = !matches!(&self.reader.half, Incoming::Tls(half) if !half.is_empty());
+        holds_nothing
+            && self.reader.data().is_empty()
+            && entries.get(registration.key).is_some_and(|entry| has_nothing(entry.fd))
     }
 }
 
@@ -484,6 +505,9 @@ impl Reader {
 
     /// Takes the buffer back, where nothing unread is in it.
     pub fn reclaim(&mut self) -> Option<Vec<u8>> {
+        if let Incoming::Tls(half) = &mut self.half {
+            half.shrink();
+        }
         let is_empty = self.buffer.is_empty() && self.buffer.capacity() > 0;
         is_empty.then(|| take(&mut self.buffer))
     }
@@ -548,15 +572,29 @@ impl Reader {
             self.buffer.reserve_exact(wanted.saturating_sub(length).max(1));
         }
         let room = self.buffer.capacity();
-        let reading = self.half.read(take(&mut self.buffer).slice_mut(length..room));
-        let (read, slice) = self.registration.fairly(reading).await;
-        self.buffer = slice.into_inner();
+        let read = match &mut self.half {
+            Incoming::Plain(half) => {
+                let reading = half.read(take(&mut self.buffer).slice_mut(length..room));
+                let (read, slice) = self.registration.fairly(reading).await;
+                self.buffer = slice.into_inner();
+                read
+            }
+            Incoming::Tls(half) => {
+                let (read, buffer) = self.registration.fairly(Box::pin(half.read(take(&mut self.buffer)))).await;
+                self.buffer = buffer;
+                read
+            }
+        };
         self.was_full = self.buffer.len() == room;
         match read {
             Ok(0) if self.registration.read_passed() || self.registration.write_passed() => Err(End::TimedOut),
             Ok(0) => Err(End::Closed),
             Ok(bytes) => Ok(bytes),
             Err(_) if self.registration.write_passed() => Err(End::TimedOut),
+            // What ends a wait for records is no farewell of the peer's either.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && self.registration.read_passed() => {
+                Err(End::TimedOut)
+            }
             Err(_) => Err(End::Broken),
         }
     }
@@ -597,8 +635,19 @@ impl Writer {
                     entry.write = due;
                 }
             });
-            let (written, slice) = self.registration.fairly(self.half.write(take(out).slice(sent..))).await;
-            *out = slice.into_inner();
+            let written = match &mut self.half {
+                Outgoing::Plain(half) => {
+                    let (written, slice) = self.registration.fairly(half.write(take(out).slice(sent..))).await;
+                    *out = slice.into_inner();
+                    written
+                }
+                Outgoing::Tls(half) => {
+                    let (written, bytes) = self.registration.fairly(Box::pin(half.write(&out[sent..]))).await;
+                    // Of what failed, the peer may have got whole records.
+                    sent += if written.is_err() { bytes } else { 0 };
+                    written.map(|()| bytes)
+                }
+            };
             match written {
                 Ok(0) => result = Err(End::Closed),
                 Ok(bytes) => sent += bytes,
@@ -641,6 +690,9 @@ impl Writer {
     /// Tells the peer that nothing more comes.
     pub async fn finish(&mut self) {
         // A peer that has gone needs no telling.
-        let _ = self.half.shutdown().await;
+        let _ = match &mut self.half {
+            Outgoing::Plain(half) => half.shutdown().await,
+            Outgoing::Tls(half) => Box::pin(half.finish()).await,
+        };
     }
 }
