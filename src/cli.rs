@@ -203,7 +203,7 @@ fn run(command: Command) -> Result<(), Failed> {
 
 fn check(path: &Path, print: bool) -> Result<(), Failed> {
     let config = load(path)?;
-    control::secure(&config).map_err(wrong_config)?;
+    control::trust(&config).map_err(wrong_config)?;
     for warning in config.warnings() {
         eprintln!("warning: {warning}");
     }

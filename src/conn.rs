@@ -10,30 +10,25 @@
     reason = "shell: owns the sockets of clients and backends"
 )]
 
-use crate::time::Micros;
+mod deadlines;
+
+pub use deadlines::{Deadlines, HALF_CLOSED_MAX, SCAN_INTERVAL};
+
 use crate::tls;
+use deadlines::{Due, Entry, Watch, has_nothing, reset, socket};
 use monoio::buf::{IoBuf, IoBufMut};
 use monoio::io::{AsyncReadRent, AsyncWriteRent, OwnedReadHalf, OwnedWriteHalf, Splitable};
 use monoio::net::TcpStream;
-use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::net::{RecvFlags, Shutdown};
-use slab::Slab;
 use socket2::SockRef;
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::mem::take;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
-
-/// How often a worker looks for late connections; deadlines are late by this at most.
-pub const SCAN_INTERVAL: Duration = Duration::from_millis(100);
-
-/// A scan that is later than this comes after a pause of the whole process (a frozen container or machine), which must not
-/// count against its peers.
-const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Bytes that the kernel takes ahead of what the network takes (`TCP_NOTSENT_LOWAT`). Without it a slow reader's socket
 /// takes megabytes and then nothing for so long that it looks like one who reads nothing. It takes more once half of this
@@ -42,10 +37,6 @@ pub const UNSENT_MAX: u32 = 512 * 1024;
 
 /// Bytes that a connection's read buffer starts with; it is all that an idle connection holds.
 pub const INPUT_START: usize = 2 * 1024;
-
-/// How long a client that has closed its sending side is still waited for while its backend is silent. Half a close is
-/// legal after a whole request, but it looks the same as a whole one.
-pub const HALF_CLOSED_MAX: Duration = Duration::from_secs(1);
 
 /// How long a client may take, named after what is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,213 +62,6 @@ pub enum End {
     TimedOut,
     /// The connection broke (reset, for one).
     Broken,
-}
-
-/// The deadlines of a worker's connections.
-#[derive(Default)]
-pub struct Deadlines {
-    entries: RefCell<Slab<Entry>>,
-    now: Cell<Micros>,
-}
-
-struct Entry {
-    fd: RawFd,
-    read: Due,
-    write: Due,
-    idle: bool,
-    /// All that its peer is to get has been written.
-    finished: bool,
-    watch: Option<Watch>,
-}
-
-/// A client whose answer is awaited from a backend, and may be in vain.
-#[derive(Clone, Copy)]
-struct Watch {
-    /// The backend's entry.
-    backend: usize,
-    /// Whether it has outlived a scan: shorter exchanges are not looked at.
-    is_long: bool,
-    /// When the client's end of its sending was first seen, and the backend's deadline then: both sides have been silent
-    /// as long as that deadline is still the same.
-    ended: Option<(Micros, Micros)>,
-    /// The client has gone, and the backend's connection was reset.
-    gone: bool,
-}
-
-#[derive(Clone, Copy, Default)]
-enum Due {
-    #[default]
-    Never,
-    At(Micros),
-    Passed,
-}
-
-impl Due {
-    /// The time, where there is one.
-    fn at(self) -> Option<Micros> {
-        match self {
-            Due::At(due) => Some(due),
-            Due::Never | Due::Passed => None,
-        }
-    }
-
-    fn move_by(&mut self, late: Duration) {
-        if let Due::At(due) = self {
-            *due = due.after(late);
-        }
-    }
-
-    /// Whether this deadline passes now, for the first time.
-    fn passes(&mut self, now: Micros) -> bool {
-        match *self {
-            Due::At(due) if due <= now => {
-                *self = Due::Passed;
-                true
-            }
-            _ => false,
-        }
-    }
-}
-
-impl Watch {
-    /// Whether a half-closed client has waited long enough for a backend whose read deadline is `due`.
-    fn waits_in_vain(&mut self, due: Option<Micros>, now: Micros) -> bool {
-        self.ended = match (self.ended, due) {
-            (Some((since, before)), Some(due)) if before == due => Some((since, due)),
-            (_, Some(due)) => Some((now, due)),
-            // It is not the backend that is waited for.
-            (_, None) => None,
-        };
-        self.ended.is_some_and(|(since, _)| now.since(since) >= HALF_CLOSED_MAX)
-    }
-}
-
-/// How much of a connection its peer has given up.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Left {
-    Nothing,
-    /// It sends no more.
-    Half,
-    /// It neither sends nor receives any more.
-    Gone,
-}
-
-/// What the peers of these sockets have given up, asked of all with one system call.
-fn ends_of(watched: &[(usize, RawFd)]) -> impl Iterator<Item = Left> {
-    let mut fds: Vec<PollFd<'_>> =
-        watched.iter().map(|&(_, fd)| PollFd::from_borrowed_fd(socket(fd), PollFlags::RDHUP)).collect();
-    // Where the question fails, nobody is known to have left.
-    let asked = fds.is_empty() || rustix::event::poll(&mut fds, Some(&Timespec::default())).is_ok();
-    fds.into_iter().map(move |fd| match fd.revents() {
-        ends if !asked || ends.is_empty() => Left::Nothing,
-        ends if ends.intersects(PollFlags::HUP | PollFlags::ERR) => Left::Gone,
-        _ => Left::Half,
-    })
-}
-
-impl Deadlines {
-    /// Ends the waits whose deadline has passed. Reads stop at the socket's reading side only, so that a late client can
-    /// still be told; writes end the connection.
-    pub fn scan(&self, now: Micros) {
-        let late = now.since(self.now.replace(now)).saturating_sub(SCAN_INTERVAL);
-        if late > PAUSE_MAX {
-            self.move_all(late);
-        }
-        for (_, entry) in self.entries.borrow_mut().iter_mut() {
-            if entry.write.passes(now) {
-                shut(entry.fd, Shutdown::Both);
-            } else if entry.read.passes(now) {
-                shut(entry.fd, Shutdown::Read);
-            }
-        }
-        self.release_abandoned(now);
-    }
-
-    /// The process did not run for this long, so no peer could be served: all deadlines come later.
-    fn move_all(&self, late: Duration) {
-        for (_, entry) in self.entries.borrow_mut().iter_mut() {
-            entry.read.move_by(late);
-            entry.write.move_by(late);
-        }
-    }
-
-    /// Ends the backends' connections of exchanges whose client has gone.
-    fn release_abandoned(&self, now: Micros) {
-        let mut entries = self.entries.borrow_mut();
-        let mut watched = Vec::new();
-        for (key, entry) in entries.iter_mut() {
-            if let Some(watch) = entry.watch.as_mut().filter(|watch| !watch.gone) {
-                match watch.is_long {
-                    true => watched.push((key, entry.fd)),
-                    false => watch.is_long = true,
-                }
-            }
-        }
-        for ((key, _), left) in watched.iter().zip(ends_of(&watched)) {
-            let backend = entries[*key].watch.and_then(|watch| entries.get(watch.backend));
-            let Some((fd, due)) = backend.map(|backend| (backend.fd, backend.read.at())) else { continue };
-            let was_ended = matches!(entries[*key].read, Due::Passed);
-            let Some(watch) = entries[*key].watch.as_mut() else { continue };
-            // A direction that we closed ourselves tells nothing of the client.
-            let is_half = left == Left::Half && !was_ended;
-            watch.gone = left == Left::Gone || (is_half && watch.waits_in_vain(due, now));
-            if watch.gone {
-                // Not a mere close: that would wait behind unsent bytes, and some backends work on for a client that
-                // only sends no more.
-                reset(fd);
-            }
-        }
-    }
-
-    /// Ends the waits of all connections on which nothing is going on, and nothing has arrived.
-    pub fn end_idle(&self) {
-        for (_, entry) in self.entries.borrow_mut().iter_mut() {
-            if entry.idle && has_nothing(entry.fd) {
-                entry.read = Due::Passed;
-                shut(entry.fd, Shutdown::Read);
-            }
-        }
-    }
-
-    /// Resets what is still under way when the process ends: a mere end could pass for the end of a message.
-    pub fn reset_busy(&self) {
-        for (_, entry) in self.entries.borrow().iter() {
-            if !entry.idle && !entry.finished {
-                reset(entry.fd);
-            }
-        }
-    }
-
-    /// The time of the last scan: late by [`SCAN_INTERVAL`] at most, and free.
-    pub fn coarse_now(&self) -> Micros {
-        self.now.get()
-    }
-}
-
-/// The socket of an entry.
-#[allow(unsafe_code)]
-fn socket<'e>(fd: RawFd) -> std::os::fd::BorrowedFd<'e> {
-    // SAFETY: every `fd` here is that of an entry, and an entry is removed (Registration::drop) before its socket is
-    // closed, so it is open and ours. Holding duplicates instead would double the descriptors; a timer for each wait
-    // measures 2 % of a request's CPU time.
-    unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) }
-}
-
-fn shut(fd: RawFd, how: Shutdown) {
-    // A socket that is not connected any more has no wait to end.
-    let _ = rustix::net::shutdown(socket(fd), how);
-}
-
-fn reset(fd: RawFd) {
-    // A connection that is gone already needs no reset, and a unix socket knows none: its waits are to end all the same.
-    rustix::net::connect_unspec(socket(fd)).unwrap_or_else(|_| shut(fd, Shutdown::Both));
-}
-
-/// Whether the peer has neither sent anything nor closed.
-fn has_nothing(fd: RawFd) -> bool {
-    let mut byte = [0u8; 1];
-    let peeked = rustix::net::recv(socket(fd), &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
-    matches!(peeked, Err(rustix::io::Errno::AGAIN))
 }
 
 /// Operations in a row that one connection may end without waiting; then it lets the others have a turn. Only epoll has
@@ -369,7 +153,7 @@ pub struct Conn {
 
 /// The reading side with its buffer.
 pub struct Reader {
-    // Dropped before the socket: see `shut`.
+    // Dropped before the socket: see `deadlines::socket`.
     registration: Rc<Registration>,
     half: Incoming,
     buffer: Vec<u8>,
@@ -435,6 +219,15 @@ impl Conn {
             // Without it only very slow readers fare worse.
             let _ = SockRef::from(&socket(entry.fd)).set_tcp_notsent_lowat(UNSENT_MAX);
         });
+    }
+
+    /// The peer's address and ours; `None` where they are gone with the connection.
+    pub fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+        let registration = &self.reader.registration;
+        let entries = registration.deadlines.entries.borrow();
+        let fd = socket(entries.get(registration.key)?.fd);
+        let socket = SockRef::from(&fd);
+        Some((socket.peer_addr().ok()?.as_socket()?, socket.local_addr().ok()?.as_socket()?))
     }
 
     /// Ends the connection with a reset, so that a message which only the close would end cannot look complete.

@@ -104,11 +104,12 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let (listening, listeners) = open_listeners(&config, workers)?;
     let admin_listener = open_admin(&config)?;
     let rules = Arc::new(Rules::of(&config)?);
-    let tls = secure(&config)?;
+    let Trust { store: tls, upstreams: trust } = trust(&config)?;
     let registry = Arc::new(Registry::new(names(&config, &rules), workers));
     let resolver = Arc::new(Resolver::default());
     worker::name_store(&config, &resolver);
-    let groups: Arc<[Arc<Group>]> = config.upstreams.iter().map(|settings| group(settings, &resolver)).collect();
+    let groups: Arc<[Arc<Group>]> =
+        config.upstreams.iter().zip(trust).map(|(settings, tls)| group(settings, tls, &resolver)).collect();
     resolve_in_background(&resolver, groups.clone())?;
     let signals = Arc::new(Signals::default());
     let memory = Arc::new(memory::Store::default());
@@ -156,8 +157,30 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     })
 }
 
-/// Reads what TLS to the store needs.
-pub fn secure(config: &Config) -> Result<Option<Secure>, BadTls> {
+/// What TLS needs, read from its files.
+pub struct Trust {
+    store: Option<Secure>,
+    /// By upstream.
+    upstreams: Vec<Option<Secure>>,
+}
+
+/// Reads what TLS to the store and to the upstreams needs.
+pub fn trust(config: &Config) -> Result<Trust, BadTls> {
+    let upstreams = config.upstreams.iter().map(trust_of_upstream).collect::<Result<_, _>>()?;
+    Ok(Trust { store: trust_of_store(config)?, upstreams })
+}
+
+fn trust_of_upstream(settings: &Settings) -> Result<Option<Secure>, BadTls> {
+    let Some(tls) = &settings.tls else { return Ok(None) };
+    let section = format!("upstreams.{}.tls", settings.name);
+    let secure = Secure::load(tls, &section)?.for_http();
+    for server in &settings.servers {
+        secure.check(server.address.host(), &section)?;
+    }
+    Ok(Some(secure))
+}
+
+fn trust_of_store(config: &Config) -> Result<Option<Secure>, BadTls> {
     let StoreKind::Redis(settings) = &config.store.kind else { return Ok(None) };
     let Some(tls) = &settings.tls else { return Ok(None) };
     let secure = Secure::load(tls, "store.tls")?;
@@ -254,8 +277,8 @@ fn resolve_in_background(resolver: &Arc<Resolver>, groups: Arc<[Arc<Group>]>) ->
     Ok(())
 }
 
-fn group(settings: &Settings, resolver: &Resolver) -> Arc<Group> {
-    Arc::new(Group::new(settings.clone(), |host, port| resolver.target(host, port)))
+fn group(settings: &Settings, tls: Option<Secure>, resolver: &Resolver) -> Arc<Group> {
+    Arc::new(Group::new(settings.clone(), tls, |host, port| resolver.target(host, port)))
 }
 
 fn tell(target: &Target, news: News) {

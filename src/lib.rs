@@ -13,7 +13,7 @@
 //!    relay      tunnel                   one exchange with a backend -> what a 101 makes of it
 //!    gateway    explain                  what a worker needs; what a request would meet, in words
 //! 3  config     reply                    text -> only valid values; failures and denials -> bytes
-//! 2  limit      upstream (pool S)        buckets, policy, stores; backends and their connections
+//! 2  limit      upstream (dial S, pool S)   buckets, policy, stores; backends and their connections
 //! 1  identity   route   redis (client S, connection S, dial S)   conn S
 //! 0  http   metrics   log S   time S   resolve S   tls S
 //!

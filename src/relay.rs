@@ -16,6 +16,7 @@ use crate::metrics::UpstreamError;
 use crate::reply::Failure;
 use crate::time::Micros;
 use crate::upstream::pool::{Fault, Lease, Upstream};
+use crate::upstream::proxy_protocol::Line;
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
@@ -94,7 +95,8 @@ pub async fn exchange(
         Err(refusal) => return Outcome::Failed { failure: Failure::Refused(refusal), is_whole: false },
     };
     let may_repeat = scratch.head.kind.is_idempotent() && upload.body.is_done();
-    let mut tries = Tries::new(gateway, upstream_number, &scratch.caller.user, may_repeat);
+    let line = upstream.tells_client().then(|| client.ends().map(|ends| Line::of(ends, scratch.caller.ip))).flatten();
+    let mut tries = Tries::new(gateway, upstream_number, &scratch.caller, line, may_repeat);
     loop {
         let mut lease = match tries.open().await {
             Ok(lease) => lease,

@@ -36,6 +36,10 @@ pub enum Failure {
     ResponseTimeout,
     /// 503: the store gave no decision and the limits are closed without it.
     StoreClosed(StoreFault),
+    /// 502: TLS with the backend failed.
+    BadTls,
+    /// 503: this process has no more descriptors.
+    Exhausted,
     /// 503: all backends have as many connections as they may.
     Busy,
     /// 503: too many connections.
@@ -107,6 +111,8 @@ impl Failure {
             Failure::ConnectTimeout => by("upstream", 504, "Gateway Timeout", "no backend took the connection in time"),
             Failure::ResponseTimeout => by("upstream", 504, "Gateway Timeout", "the backend did not respond in time"),
             Failure::StoreClosed(fault) => busy("store", fault.words()),
+            Failure::BadTls => by("upstream", 502, "Bad Gateway", "no backend could be spoken to securely"),
+            Failure::Exhausted => busy("gateway", "this gateway has too many files open"),
             Failure::Busy => busy("upstream", "all backends are at their limit of connections"),
             Failure::Overloaded => busy("gateway", "too many connections"),
         }

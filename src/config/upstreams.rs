@@ -8,9 +8,10 @@ use super::file::{
 };
 use super::server::WAIT;
 use super::text;
+use crate::tls;
+use crate::upstream::proxy_protocol::ProxyProtocol;
 use crate::upstream::{
-    Address, Balance, Connections, Health, ProxyProtocol, Retries, Server, Settings, StatusSet, Timeouts, Tls,
-    WEIGHT_MAX,
+    Address, Balance, Connections, Health, Retries, Server, Settings, StatusSet, Timeouts, WEIGHT_MAX,
 };
 use std::path::PathBuf;
 use std::time::Duration;
@@ -189,22 +190,22 @@ fn connections(section: &Section<'_>) -> Result<Connections> {
     })
 }
 
-fn tls(section: &Section<'_>, is_spoken: bool) -> Result<Option<Tls>> {
-    let tls = section.section("tls", &UPSTREAM_TLS)?;
-    let file = |key| tls.read(key, None, |value| value.text().map(|path| Some(PathBuf::from(path))));
-    let own = Tls {
+fn tls(section: &Section<'_>, is_spoken: bool) -> Result<Option<tls::Settings>> {
+    let keys = section.section("tls", &UPSTREAM_TLS)?;
+    let file = |key| keys.read(key, None, |value| value.text().map(|path| Some(PathBuf::from(path))));
+    let own = tls::Settings {
         ca: file("ca")?,
         certificate: file("certificate")?,
         key: file("key")?,
-        name: tls.read("name", None, |value| value.text().map(Some))?,
+        name: keys.read("name", None, |value| value.text().map(Some))?,
     };
     if own.certificate.is_some() != own.key.is_some() {
         let flaw = Flaw::new("certificate and key belong together", "set both or neither");
-        return Err(tls.error_at(&["certificate", "key"], flaw));
+        return Err(keys.error_at(&["certificate", "key"], flaw));
     }
-    if !is_spoken && own != Tls::default() {
+    if !is_spoken && own != tls::Settings::default() {
         let flaw = Flaw::new("the servers are not spoken to by TLS", "write them as \"https://host:port\"");
-        return Err(tls.error_at(&["ca", "certificate", "name"], flaw));
+        return Err(keys.error_at(&["ca", "certificate", "name"], flaw));
     }
     Ok(is_spoken.then_some(own))
 }

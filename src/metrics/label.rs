@@ -146,11 +146,13 @@ pub enum UpstreamError {
     Status,
     /// All servers had as many connections as they may, for too long.
     Busy,
+    /// The TLS handshake failed.
+    Tls,
 }
 
 impl UpstreamError {
     /// Every kind, in the order of the counts in [`super::UpstreamCounts::errors`].
-    pub const ALL: [UpstreamError; 9] = [
+    pub const ALL: [UpstreamError; 10] = [
         UpstreamError::Connect,
         UpstreamError::ConnectTimeout,
         UpstreamError::Send,
@@ -160,6 +162,7 @@ impl UpstreamError {
         UpstreamError::NoServer,
         UpstreamError::Status,
         UpstreamError::Busy,
+        UpstreamError::Tls,
     ];
 
     /// The value of the label `kind`.
@@ -174,6 +177,7 @@ impl UpstreamError {
             UpstreamError::NoServer => "no_server",
             UpstreamError::Status => "status",
             UpstreamError::Busy => "busy",
+            UpstreamError::Tls => "tls",
         }
     }
 }

@@ -2,10 +2,13 @@
 
 use super::response_error;
 use crate::gateway::Gateway;
+use crate::identity::Caller;
 use crate::metrics::UpstreamError;
 use crate::reply::Failure;
 use crate::time::Micros;
-use crate::upstream::pool::{Choice, Chosen, ConnectFault, Fault, Lease, NoRoom, Upstream};
+use crate::upstream::dial::ConnectFault;
+use crate::upstream::pool::{Choice, Chosen, Fault, Lease, NoRoom, Upstream};
+use crate::upstream::proxy_protocol::Line;
 use crate::upstream::retry::{Attempts, Next, patience};
 use std::time::Duration;
 
@@ -19,13 +22,21 @@ pub(super) struct Tries<'g> {
     /// The hash of who asks.
     user: u64,
     started: Micros,
+    /// Whom a connection is for, where servers are told.
+    line: Option<Line>,
     /// The server that is asked, or will be next.
     chosen: Option<Chosen>,
 }
 
 impl<'g> Tries<'g> {
     /// No attempt yet.
-    pub fn new(gateway: &'g Gateway, number: usize, user: &[u8], may_repeat: bool) -> Tries<'g> {
+    pub fn new(
+        gateway: &'g Gateway,
+        number: usize,
+        caller: &Caller,
+        line: Option<Line>,
+        may_repeat: bool,
+    ) -> Tries<'g> {
         let upstream = &gateway.upstreams[number];
         upstream.earn_retries();
         Tries {
@@ -33,8 +44,9 @@ impl<'g> Tries<'g> {
             upstream,
             number,
             attempts: Attempts::new(upstream.settings().retries.max, may_repeat),
-            user: upstream.hash_of(user),
+            user: upstream.hash_of(&caller.user),
             started: gateway.clock.now(),
+            line,
             chosen: None,
         }
     }
@@ -60,7 +72,14 @@ impl<'g> Tries<'g> {
                 self.chosen = None;
                 continue;
             }
-            self.fail(connect_error(fault), Fault::Unreachable);
+            match fault {
+                // Our own doing: the server is not to blame, and others would fare no better.
+                ConnectFault::Exhausted => {
+                    self.blame(connect_error(fault));
+                    return Err(connect_failure(fault));
+                }
+                _ => self.fail(connect_error(fault), Fault::Unreachable),
+            }
             if self.attempts.after_connect() == Next::GiveUp || !self.turn_to_another() {
                 return Err(connect_failure(fault));
             }
@@ -104,7 +123,7 @@ impl<'g> Tries<'g> {
                 }
             }
         }
-        upstream.connect(chosen, upstream.settings().timeouts.connect, &gateway.deadlines).await
+        upstream.connect(chosen, self.line.as_ref(), upstream.settings().timeouts.connect, &gateway.deadlines).await
     }
 
     fn now(&self) -> Micros {
@@ -209,6 +228,8 @@ fn connect_error(fault: ConnectFault) -> UpstreamError {
         ConnectFault::Refused => UpstreamError::Connect,
         ConnectFault::TimedOut => UpstreamError::ConnectTimeout,
         ConnectFault::Full => UpstreamError::Busy,
+        ConnectFault::Tls => UpstreamError::Tls,
+        ConnectFault::Exhausted => UpstreamError::Connect,
     }
 }
 
@@ -217,5 +238,7 @@ fn connect_failure(fault: ConnectFault) -> Failure {
         ConnectFault::Refused => Failure::Unreachable,
         ConnectFault::TimedOut => Failure::ConnectTimeout,
         ConnectFault::Full => Failure::Busy,
+        ConnectFault::Tls => Failure::BadTls,
+        ConnectFault::Exhausted => Failure::Exhausted,
     }
 }

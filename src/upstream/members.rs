@@ -9,6 +9,7 @@ use super::{Address, Health, Place, Settings};
 use crate::metrics::{GroupState, ServerState};
 use crate::resolve::Target;
 use crate::time::Micros;
+use crate::tls::Secure;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -192,7 +193,6 @@ impl Member {
 }
 
 /// The right to one connection; given back when dropped, and then to whoever waits.
-#[derive(Debug)]
 pub struct Permit {
     group: Arc<Group>,
     member: Arc<Member>,
@@ -223,10 +223,11 @@ enum Source {
 }
 
 /// An upstream as the process sees it.
-#[derive(Debug)]
 pub struct Group {
     /// As configured.
     pub settings: Settings,
+    /// TLS to the servers, where it is spoken.
+    pub tls: Option<Secure>,
     /// Requests that wait for a connection.
     pub queue: Queue,
     sources: Vec<Source>,
@@ -247,7 +248,7 @@ pub struct Change {
 
 impl Group {
     /// The group of these settings; `target` gives what keeps a name's addresses.
-    pub fn new(settings: Settings, target: impl Fn(&str, u16) -> Arc<Target>) -> Group {
+    pub fn new(settings: Settings, tls: Option<Secure>, target: impl Fn(&str, u16) -> Arc<Target>) -> Group {
         let source = |server: &super::Server| match &server.address {
             Address::Tcp { host, port } => Source::Name(target(host, *port)),
             Address::Unix(path) => Source::Place(Place::Unix(path.clone())),
@@ -255,6 +256,7 @@ impl Group {
         let group = Group {
             sources: settings.servers.iter().map(source).collect(),
             settings,
+            tls,
             queue: Queue::default(),
             members: Mutex::new(Arc::new([])),
             version: AtomicU64::new(0),

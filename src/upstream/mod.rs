@@ -1,14 +1,18 @@
 //! Backends: who they are, whose turn it is, how well they are, and the connections kept open to them.
 //!
-//! Pure but for its leaves.
+//! Pure but for its leaves [`dial`] and [`pool`].
 
 pub mod balance;
+pub mod dial;
 pub mod health;
 pub mod members;
 pub mod pool;
+pub mod proxy_protocol;
 pub mod queue;
 pub mod retry;
 
+use crate::tls;
+use proxy_protocol::ProxyProtocol;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -32,7 +36,7 @@ pub struct Settings {
     /// How many connections there may be.
     pub connections: Connections,
     /// TLS to the servers; `None` = plain HTTP.
-    pub tls: Option<Tls>,
+    pub tls: Option<tls::Settings>,
     /// Whether connections begin by telling who the client is.
     pub proxy_protocol: ProxyProtocol,
 }
@@ -179,30 +183,6 @@ pub struct Connections {
     pub max_age: Option<Duration>,
     /// After which silence the kernel asks whether the other end is there; `None` = never.
     pub keepalive: Option<Duration>,
-}
-
-/// Whom to believe, and who we are.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tls {
-    /// PEM file of who may vouch for the servers; `None` = whom the system trusts.
-    pub ca: Option<PathBuf>,
-    /// PEM file of our certificate, with `key`.
-    pub certificate: Option<PathBuf>,
-    /// PEM file of its key.
-    pub key: Option<PathBuf>,
-    /// What every certificate must hold, and what is asked for; `None` = the server's host.
-    pub name: Option<String>,
-}
-
-/// Whether a connection begins by telling who the client is (HAProxy's PROXY protocol).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProxyProtocol {
-    /// It does not.
-    Off,
-    /// In text.
-    V1,
-    /// In binary.
-    V2,
 }
 
 /// Where a server is found.

@@ -4,15 +4,16 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell: connects to backends")]
 
 use super::balance::{self, Candidate};
+use super::dial::{ConnectFault, Dialer};
 use super::health::Record;
 use super::members::{Group, Member, Permit, State};
+use super::proxy_protocol::{Line, ProxyProtocol};
 use super::queue::Turn;
 use super::retry::{Attempts, Budget};
-use super::{Balance, Place, Settings};
+use super::{Balance, Settings};
 use crate::conn::{Conn, Deadlines};
 use crate::resolve::Resolver;
 use crate::time::Micros;
-use monoio::net::TcpStream;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -30,6 +31,7 @@ pub struct Upstream {
     pub authority: String,
     group: Arc<Group>,
     resolver: Arc<Resolver>,
+    dialer: Dialer,
     worker: usize,
     /// Of the group, when `slots` was made.
     version: Cell<u64>,
@@ -121,17 +123,6 @@ pub enum Choice {
     Nobody,
 }
 
-/// Why there is no connection. Nothing was sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConnectFault {
-    /// Refused or unreachable.
-    Refused,
-    /// The connect timeout passed.
-    TimedOut,
-    /// The server has as many connections as it may.
-    Full,
-}
-
 /// Why no server could be chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoRoom {
@@ -155,6 +146,7 @@ impl Upstream {
     pub fn new(group: Arc<Group>, resolver: Arc<Resolver>, worker: usize, now: Micros) -> Upstream {
         let upstream = Upstream {
             authority: group.settings.servers.first().map(|server| server.address.authority()).unwrap_or_default(),
+            dialer: Dialer::of(&group),
             group,
             resolver,
             worker,
@@ -175,6 +167,11 @@ impl Upstream {
     /// As configured.
     pub fn settings(&self) -> &Settings {
         &self.group.settings
+    }
+
+    /// Whether servers are told who the client is.
+    pub fn tells_client(&self) -> bool {
+        self.settings().proxy_protocol != ProxyProtocol::Off
     }
 
     /// The hash of a user, where it decides.
@@ -278,26 +275,18 @@ impl Upstream {
         self.settings().connections.max_age.is_some_and(|most| now.since(opened) >= most)
     }
 
-    /// A new connection to this server, in at most this time.
+    /// A new connection to this server, in at most this time; `line` is whom it is for, where the server is told.
     pub async fn connect(
         &self,
         chosen: &Chosen,
+        line: Option<&Line>,
         within: Duration,
         deadlines: &Rc<Deadlines>,
     ) -> Result<Lease, ConnectFault> {
         let member = &chosen.slot.member;
         let permit = Permit::take(&self.group, member).ok_or(ConnectFault::Full)?;
-        let Place::Tcp(address) = member.place else { return Err(ConnectFault::Refused) };
-        let connecting = monoio::time::timeout(within, TcpStream::connect_addr(address));
-        let stream = match connecting.await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(_)) => return Err(ConnectFault::Refused),
-            Err(_) => return Err(ConnectFault::TimedOut),
-        };
-        // Without it a request may wait for the backend's delayed acknowledgement; not worth failing over.
-        let _ = stream.set_nodelay(true);
-        let conn = Conn::new(stream, deadlines);
-        conn.limit_unsent();
+        let host = self.group.host(member);
+        let conn = self.dialer.dial(&member.place, host, line, within, deadlines).await?;
         let link = Link { conn, permit, opened: deadlines.coarse_now() };
         Ok(Lease::new(link, false, &chosen.slot))
     }
@@ -307,7 +296,9 @@ impl Upstream {
         let Lease { conn, permit, opened, busy, .. } = lease;
         let slot = &busy.0;
         let queue = &self.group.queue;
-        if slot.is_gone.get() || self.is_too_old(opened, now) {
+        // Who has been told of one client must not take another for it.
+        let is_for_one = self.tells_client();
+        if is_for_one || slot.is_gone.get() || self.is_too_old(opened, now) {
             return;
         }
         // Where another worker's request is next, its worker needs the room for a connection of its own.
