@@ -10,12 +10,9 @@
     reason = "shell: owns the sockets of clients and backends"
 )]
 
-mod deadlines;
-
-pub use deadlines::{Deadlines, HALF_CLOSED_MAX, SCAN_INTERVAL};
-
+pub use crate::deadlines::{Deadlines, SCAN_INTERVAL};
+use crate::deadlines::{Due, Entry, Watch, has_nothing, reset, socket};
 use crate::tls;
-use deadlines::{Due, Entry, Watch, has_nothing, reset, socket};
 use monoio::buf::{IoBuf, IoBufMut};
 use monoio::io::{AsyncReadRent, AsyncWriteRent, OwnedReadHalf, OwnedWriteHalf, Splitable};
 use monoio::net::TcpStream;
@@ -236,7 +233,7 @@ impl Conn {
     }
 
     /// From now on, until the watch is dropped, `backend` is reset where this client goes away before its answer is
-    /// whole: at once where the client reset the connection, after [`HALF_CLOSED_MAX`] without a byte from the backend
+    /// whole: at once where the client reset the connection, after [`crate::deadlines::HALF_CLOSED_MAX`] without a byte from the backend
     /// where it only closed its sending side. Seen by a scan.
     pub fn watch(&self, backend: &Conn) -> Watching {
         let backend = backend.reader.registration.key;

@@ -19,6 +19,7 @@ use crate::time::now;
 use crate::tls::{BadTls, Secure};
 use crate::upstream::Settings;
 use crate::upstream::members::{Change, Group};
+use crate::upstream::probe;
 use crate::worker::{self, Driver, Plan, Signals, processors};
 use monoio::io::AsyncReadRent;
 use monoio::net::UnixStream;
@@ -77,6 +78,7 @@ pub struct Running {
     pub admin: Option<SocketAddr>,
     admin_listener: Option<std::net::TcpListener>,
     admin_state: Admin,
+    groups: Arc<[Arc<Group>]>,
     signals: Arc<Signals>,
     workers: Vec<thread::JoinHandle<()>>,
     /// Where control learns of signals and of workers that failed.
@@ -98,9 +100,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         0 => thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
     };
-    for &address in config.server.listen.iter().chain(&config.admin) {
-        worker::check_free(address).map_err(|error| StartError::Listen { address, error })?;
-    }
+    check_addresses(&config)?;
     let (listening, listeners) = open_listeners(&config, workers)?;
     let admin_listener = open_admin(&config)?;
     let rules = Arc::new(Rules::of(&config)?);
@@ -137,18 +137,20 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         };
         threads.push(spawn(plan, wake.try_clone()?)?);
     }
-    let admin = admin_listener.as_ref().map(|listener| listener.local_addr()).transpose()?;
-    for address in &listening {
-        tracing::info!(listen = %address, workers, io = driver.name(), "listening");
-    }
-    if let Some(address) = admin {
-        tracing::info!(admin = %address, "admin port");
-    }
+    let admin = announce(&listening, admin_listener.as_ref(), workers, driver)?;
     Ok(Running {
         listening,
         admin,
         admin_listener,
-        admin_state: Admin { registry, signals: signals.clone(), memory, groups, workers, io: driver.name() },
+        admin_state: Admin {
+            registry,
+            signals: signals.clone(),
+            memory,
+            groups: groups.clone(),
+            workers,
+            io: driver.name(),
+        },
+        groups,
         signals,
         workers: threads,
         woken,
@@ -188,6 +190,30 @@ fn trust_of_store(config: &Config) -> Result<Option<Secure>, BadTls> {
         secure.check(host, "store.tls")?;
     }
     Ok(Some(secure))
+}
+
+fn check_addresses(config: &Config) -> Result<(), StartError> {
+    for &address in config.server.listen.iter().chain(&config.admin) {
+        worker::check_free(address).map_err(|error| StartError::Listen { address, error })?;
+    }
+    Ok(())
+}
+
+/// Says where the gateway listens; gives the address of the admin port.
+fn announce(
+    listening: &[SocketAddr],
+    admin: Option<&std::net::TcpListener>,
+    workers: usize,
+    driver: Driver,
+) -> io::Result<Option<SocketAddr>> {
+    let admin = admin.map(std::net::TcpListener::local_addr).transpose()?;
+    for address in listening {
+        tracing::info!(listen = %address, workers, io = driver.name(), "listening");
+    }
+    if let Some(address) = admin {
+        tracing::info!(admin = %address, "admin port");
+    }
+    Ok(admin)
 }
 
 /// Opens each address once for every worker; gives the addresses and each worker's listeners.
@@ -299,6 +325,11 @@ impl Running {
             if let Some(listener) = self.admin_listener {
                 listener.set_nonblocking(true)?;
                 monoio::spawn(serve(listener, self.admin_state));
+            }
+            for group in self.groups.iter() {
+                if let Some(path) = group.settings.health.path.clone() {
+                    monoio::spawn(probe::keep_asking(group.clone(), path));
+                }
             }
             let mut receiver = UnixStream::from_std(self.woken)?;
             let (received, _) = receiver.read(vec![0; 16]).await;

@@ -13,8 +13,8 @@
 //!    relay      tunnel                   one exchange with a backend -> what a 101 makes of it
 //!    gateway    explain                  what a worker needs; what a request would meet, in words
 //! 3  config     reply                    text -> only valid values; failures and denials -> bytes
-//! 2  limit      upstream (dial S, pool S)   buckets, policy, stores; backends and their connections
-//! 1  identity   route   redis (client S, connection S, dial S)   conn S
+//! 2  limit      upstream (dial S, pool S, probe S)  buckets, policy, stores; backends and their connections
+//! 1  identity   route   redis (client S, connection S, dial S)   conn S   deadlines S
 //! 0  http   metrics   log S   time S   resolve S   tls S
 //!
 //! beside the gateway: backend S (the demo backend), tools S (burst, spread, healthcheck)
@@ -47,6 +47,7 @@ pub mod cli;
 pub mod config;
 pub mod conn;
 pub mod control;
+pub mod deadlines;
 pub mod demo;
 pub mod explain;
 pub mod gateway;

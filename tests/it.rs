@@ -43,6 +43,9 @@ mod leaving;
 /// Backends that are dead, stale, mute or broken, and what is tried again.
 mod upstreams;
 
+/// Backends that are asked how they are.
+mod probes;
+
 /// What limits do, over both stores.
 mod limits;
 

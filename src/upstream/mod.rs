@@ -1,12 +1,13 @@
 //! Backends: who they are, whose turn it is, how well they are, and the connections kept open to them.
 //!
-//! Pure but for its leaves [`dial`] and [`pool`].
+//! Pure but for its leaves [`dial`], [`pool`] and [`probe`].
 
 pub mod balance;
 pub mod dial;
 pub mod health;
 pub mod members;
 pub mod pool;
+pub mod probe;
 pub mod proxy_protocol;
 pub mod queue;
 pub mod retry;

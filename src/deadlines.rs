@@ -24,36 +24,36 @@ pub const HALF_CLOSED_MAX: Duration = Duration::from_secs(1);
 /// The deadlines of a worker's connections.
 #[derive(Default)]
 pub struct Deadlines {
-    pub(super) entries: RefCell<Slab<Entry>>,
+    pub(crate) entries: RefCell<Slab<Entry>>,
     now: Cell<Micros>,
 }
 
-pub(super) struct Entry {
-    pub(super) fd: RawFd,
-    pub(super) read: Due,
-    pub(super) write: Due,
-    pub(super) idle: bool,
+pub(crate) struct Entry {
+    pub(crate) fd: RawFd,
+    pub(crate) read: Due,
+    pub(crate) write: Due,
+    pub(crate) idle: bool,
     /// All that its peer is to get has been written.
-    pub(super) finished: bool,
-    pub(super) watch: Option<Watch>,
+    pub(crate) finished: bool,
+    pub(crate) watch: Option<Watch>,
 }
 
 /// A client whose answer is awaited from a backend, and may be in vain.
 #[derive(Clone, Copy)]
-pub(super) struct Watch {
+pub(crate) struct Watch {
     /// The backend's entry.
-    pub(super) backend: usize,
+    pub(crate) backend: usize,
     /// Whether it has outlived a scan: shorter exchanges are not looked at.
-    pub(super) is_long: bool,
+    pub(crate) is_long: bool,
     /// When the client's end of its sending was first seen, and the backend's deadline then: both sides have been silent
     /// as long as that deadline is still the same.
-    pub(super) ended: Option<(Micros, Micros)>,
+    pub(crate) ended: Option<(Micros, Micros)>,
     /// The client has gone, and the backend's connection was reset.
-    pub(super) gone: bool,
+    pub(crate) gone: bool,
 }
 
 #[derive(Clone, Copy, Default)]
-pub(super) enum Due {
+pub(crate) enum Due {
     #[default]
     Never,
     At(Micros),
@@ -62,7 +62,7 @@ pub(super) enum Due {
 
 impl Due {
     /// The time, where there is one.
-    pub(super) fn at(self) -> Option<Micros> {
+    pub(crate) fn at(self) -> Option<Micros> {
         match self {
             Due::At(due) => Some(due),
             Due::Never | Due::Passed => None,
@@ -102,7 +102,7 @@ impl Watch {
 
 /// How much of a connection its peer has given up.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Left {
+pub(crate) enum Left {
     Nothing,
     /// It sends no more.
     Half,
@@ -111,7 +111,7 @@ pub(super) enum Left {
 }
 
 /// What the peers of these sockets have given up, asked of all with one system call.
-pub(super) fn ends_of(watched: &[(usize, RawFd)]) -> impl Iterator<Item = Left> {
+pub(crate) fn ends_of(watched: &[(usize, RawFd)]) -> impl Iterator<Item = Left> {
     let mut fds: Vec<PollFd<'_>> =
         watched.iter().map(|&(_, fd)| PollFd::from_borrowed_fd(socket(fd), PollFlags::RDHUP)).collect();
     // Where the question fails, nobody is known to have left.
@@ -204,25 +204,25 @@ impl Deadlines {
 
 /// The socket of an entry.
 #[allow(unsafe_code)]
-pub(super) fn socket<'e>(fd: RawFd) -> std::os::fd::BorrowedFd<'e> {
+pub(crate) fn socket<'e>(fd: RawFd) -> std::os::fd::BorrowedFd<'e> {
     // SAFETY: every `fd` here is that of an entry, and an entry is removed (Registration::drop) before its socket is
     // closed, so it is open and ours. Holding duplicates instead would double the descriptors; a timer for each wait
     // measures 2 % of a request's CPU time.
     unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) }
 }
 
-pub(super) fn shut(fd: RawFd, how: Shutdown) {
+pub(crate) fn shut(fd: RawFd, how: Shutdown) {
     // A socket that is not connected any more has no wait to end.
     let _ = rustix::net::shutdown(socket(fd), how);
 }
 
-pub(super) fn reset(fd: RawFd) {
+pub(crate) fn reset(fd: RawFd) {
     // A connection that is gone already needs no reset, and a unix socket knows none: its waits are to end all the same.
     rustix::net::connect_unspec(socket(fd)).unwrap_or_else(|_| shut(fd, Shutdown::Both));
 }
 
 /// Whether the peer has neither sent anything nor closed.
-pub(super) fn has_nothing(fd: RawFd) -> bool {
+pub(crate) fn has_nothing(fd: RawFd) -> bool {
     let mut byte = [0u8; 1];
     let peeked = rustix::net::recv(socket(fd), &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
     matches!(peeked, Err(rustix::io::Errno::AGAIN))
