@@ -13,7 +13,8 @@ use crate::gateway::Rules;
 use crate::limit::{StoreKind, memory};
 use crate::metrics::{Names, Registry};
 use crate::redis::{Address, Place};
-use crate::resolve::{News, Resolver, Target};
+use crate::resolve::rounds::Keeper;
+use crate::resolve::{self, News, Resolver, Target};
 use crate::server::Cap;
 use crate::time::now;
 use crate::tls::{BadTls, Secure};
@@ -41,6 +42,9 @@ const FINISH_POLL: Duration = Duration::from_millis(10);
 
 /// What the workers may take beyond `drain` to notice that it is over.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
+
+/// What a start waits for nameservers that do not answer.
+const FIRST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// Descriptors beside those of connections: listeners, rings, logs, the store.
 const FILES_RESERVED: u64 = 256;
@@ -110,7 +114,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     worker::name_store(&config, &resolver);
     let groups: Arc<[Arc<Group>]> =
         config.upstreams.iter().zip(trust).map(|(settings, tls)| group(settings, tls, &resolver)).collect();
-    resolve_in_background(&resolver, groups.clone())?;
+    resolve_in_background(&resolver, &config.dns, groups.clone())?;
     let signals = Arc::new(Signals::default());
     let memory = Arc::new(memory::Store::default());
     let cap = Arc::new(Cap::new(config.server.max_connections));
@@ -284,9 +288,13 @@ fn raise_limits(max_connections: usize) {
     }
 }
 
-/// Resolves all names once before the workers start, then again and again on a thread of its own, since the system's
-/// resolver blocks.
-fn resolve_in_background(resolver: &Arc<Resolver>, groups: Arc<[Arc<Group>]>) -> io::Result<()> {
+/// Keeps names resolved on a thread of its own. Waits for first answers, though not for long: workers can start without.
+fn resolve_in_background(
+    resolver: &Arc<Resolver>,
+    settings: &resolve::Settings,
+    groups: Arc<[Arc<Group>]>,
+) -> io::Result<()> {
+    let keeper = Keeper::new(resolver.clone(), settings.clone())?;
     let tell = move |target: &Target, news: News| {
         tell(target, news);
         for group in groups.iter().filter(|group| group.targets().any(|own| std::ptr::eq(&**own, target))) {
@@ -297,9 +305,8 @@ fn resolve_in_background(resolver: &Arc<Resolver>, groups: Arc<[Arc<Group>]>) ->
             }
         }
     };
-    resolver.refresh(&tell);
-    let resolver = resolver.clone();
-    thread::Builder::new().name("resolver".into()).spawn(move || resolver.keep_resolved(tell))?;
+    thread::Builder::new().name("resolver".into()).spawn(move || keeper.run(tell))?;
+    resolver.wait(FIRST_ANSWERS);
     Ok(())
 }
 

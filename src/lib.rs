@@ -15,7 +15,7 @@
 //! 3  config     reply                    text -> only valid values; failures and denials -> bytes
 //! 2  limit      upstream (dial S, pool S, probe S)  buckets, policy, stores; backends and their connections
 //! 1  identity   route   redis (client S, connection S, dial S)   conn S   deadlines S
-//! 0  http   metrics   log S   time S   resolve S   tls S
+//! 0  http   metrics   log S   time S   resolve (lookup S, rounds S)   tls S
 //!
 //! beside the gateway: backend S (the demo backend), tools S (burst, spread, healthcheck)
 //! ```
@@ -36,7 +36,7 @@
 //!
 //! ```text
 //! control (main)   signals, admin port, starting and stopping     a fault here stops no worker
-//! resolver         names to addresses, where there are names      getaddrinfo blocks
+//! resolver         names to addresses, side by side              the only runtime that is not monoio's
 //! worker 0..n      pinned; own io_uring (or epoll), own SO_REUSEPORT listener, own pools, own Redis connections
 //!                  shared between workers: read-only rules, the in-process store (sharded), the connection cap
 //! ```

@@ -378,7 +378,7 @@ async fn scan(gateway: &Gateway, signals: &Signals, canceller: Canceller, accept
 }
 
 fn upstreams(plan: &Plan) -> Vec<Upstream> {
-    let upstream = |group: &Arc<Group>| Upstream::new(group.clone(), plan.resolver.clone(), plan.number, now());
+    let upstream = |group: &Arc<Group>| Upstream::new(group.clone(), plan.number, now());
     plan.groups.iter().map(upstream).collect()
 }
 

@@ -46,6 +46,9 @@ mod upstreams;
 /// Backends that are asked how they are.
 mod probes;
 
+/// Names of backends and of the store, and what nameservers do to them.
+mod names;
+
 /// What limits do, over both stores.
 mod limits;
 

@@ -31,7 +31,7 @@ macro_rules! keys {
 }
 
 keys! {
-    ROOT = "": "server" "admin" "identity" "consumers" "store" "upstreams" "routes" "limits" "log";
+    ROOT = "": "server" "admin" "identity" "consumers" "store" "dns" "upstreams" "routes" "limits" "log";
     SERVER = "server": "listen" "workers" "io" "trusted_proxies" "max_connections" "max_head" "max_headers" "max_body"
         "timeouts";
     SERVER_TIMEOUTS = "server.timeouts": "head" "body" "idle" "write" "tunnel" "drain";
@@ -41,6 +41,7 @@ keys! {
     STORE = "store": "url" "deadline" "on_failure" "replicas" "key_prefix" "protocol" "tls" "sentinel";
     STORE_TLS = "store.tls": "ca" "certificate" "key" "name";
     STORE_SENTINEL = "store.sentinel": "username" "password";
+    DNS = "dns": "servers" "interval" "timeout";
     UPSTREAM = "upstreams.*": "servers" "balance" "retries" "retry_statuses" "retry_budget" "timeouts" "health"
         "connections" "tls" "proxy_protocol";
     UPSTREAM_SERVER = "upstreams.*.servers": "address" "weight" "backup";

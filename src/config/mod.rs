@@ -5,6 +5,7 @@
 //! silently ignored. Each refusal names file, line, key and the fix. Pure: file and environment are arguments.
 
 mod callers;
+mod dns;
 mod error;
 mod file;
 mod limits;
@@ -18,7 +19,7 @@ mod warnings;
 
 pub use error::ConfigError;
 
-use crate::{conn, http, identity, limit, route, upstream};
+use crate::{conn, http, identity, limit, resolve, route, upstream};
 use file::{Section, Source};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -34,6 +35,8 @@ pub struct Config {
     pub identity: identity::Settings,
     /// Where buckets live.
     pub store: limit::StoreSettings,
+    /// Whom to ask for the addresses of names.
+    pub dns: resolve::Settings,
     /// The groups of backends, at least one, in the order of the file.
     pub upstreams: Vec<upstream::Settings>,
     /// Which requests go where, at least one.
@@ -107,6 +110,7 @@ impl Config {
         let mut identity = callers::identity(root, trusted_proxies)?;
         let consumers = callers::consumers(root)?;
         let store = store::store(root)?;
+        let dns = dns::dns(root)?;
         let upstreams = upstreams::upstreams(root)?;
         let routes = routes::routes(root, &upstreams)?;
         let sections = root.sections("limits", &file::LIMIT, limits::LIMITS_MAX)?;
@@ -114,7 +118,7 @@ impl Config {
         identity.consumers = callers::with_known_plans(consumers, &limits)?;
         limits::check_together(&sections, &limits, &identity, &store)?;
         let log = server::log(root)?;
-        Ok(Config { server, admin, identity, store, upstreams, routes, limits, log })
+        Ok(Config { server, admin, identity, store, dns, upstreams, routes, limits, log })
     }
 
     /// What is valid and probably not meant, a sentence or two each.

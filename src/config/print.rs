@@ -9,6 +9,7 @@ use crate::identity::{self, Source, UnknownApiKeys};
 use crate::limit::policy::{By, Limit, Mode, Quota};
 use crate::limit::{OnFailure, StoreKind, StoreSettings};
 use crate::redis::{Address, Credentials, Place, Settings, Version};
+use crate::resolve::{self, Interval};
 use crate::route::{HostPattern, Match};
 use crate::upstream::proxy_protocol::ProxyProtocol;
 use crate::upstream::{self, Balance, StatusSet};
@@ -23,6 +24,7 @@ pub(super) fn config(config: &Config) -> String {
     out.line("listen", quote(config.admin.map_or("off".into(), |address| address.to_string())));
     identity(&mut out, &config.identity);
     store(&mut out, &config.store);
+    dns(&mut out, &config.dns);
     for upstream in &config.upstreams {
         self::upstream(&mut out, upstream);
     }
@@ -286,6 +288,16 @@ fn statuses(set: &StatusSet) -> String {
         true => range.start().to_string(),
         false => quote(format!("{}-{}", range.start(), range.end())),
     }))
+}
+
+fn dns(out: &mut Page, dns: &resolve::Settings) {
+    out.section("[dns]");
+    out.line("servers", quote_all(&dns.servers));
+    match dns.interval {
+        Interval::Every(interval) => out.wait("interval", interval),
+        Interval::Ttl => out.line("interval", quote("ttl")),
+    }
+    out.wait("timeout", dns.timeout);
 }
 
 fn scope(out: &mut Page, scope: &Match) {

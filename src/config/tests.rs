@@ -7,6 +7,7 @@ use crate::identity::UnknownApiKeys;
 use crate::limit::policy::By;
 use crate::limit::{OnFailure, StoreKind};
 use crate::redis::{Address, Credentials, Place, Version};
+use crate::resolve::Interval;
 use crate::route::HostPattern;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -90,6 +91,7 @@ fn what_the_manual_sets_outside_its_example_is_the_default() {
     assert_eq!(manual.admin, default.admin);
     assert_eq!(manual.identity, default.identity);
     assert_eq!(manual.store, default.store);
+    assert_eq!(manual.dns, default.dns);
     assert_eq!(manual.routes, default.routes);
     assert_eq!(manual.log, default.log);
     let upstream = upstream::Settings { servers: manual.upstreams[0].servers.clone(), ..default.upstreams[0].clone() };
@@ -273,6 +275,27 @@ fn stores() {
 }
 
 #[test]
+fn nameservers() {
+    let dns = valid("[dns]\nservers = [\"10.0.0.2\", \"::1\", \"[::1]:5353\"]\ninterval = \"ttl\"").dns;
+    assert_eq!(
+        dns.servers.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["10.0.0.2:53", "[::1]:53", "[::1]:5353"]
+    );
+    assert_eq!((dns.interval, dns.timeout), (Interval::Ttl, Duration::from_secs(2)));
+    let dns = valid("[dns]\nservers = \"[fd00::2]\"\ninterval = \"100ms\"\ntimeout = \"10ms\"").dns;
+    assert_eq!(
+        (dns.servers, dns.interval),
+        (vec!["[fd00::2]:53".parse().unwrap()], Interval::Every(Duration::from_millis(100)))
+    );
+    for server in ["ns.example.com", "10.0.0.2:0", "10.0.0.2:x", "10.0.0.2:", "", "[10.0.0.2", "::1:x"] {
+        assert!(
+            invalid(&format!("[dns]\nservers = [{server:?}]")).contains("is no address of a nameserver"),
+            "{server}"
+        );
+    }
+}
+
+#[test]
 fn sentinels_may_ask_for_credentials_of_their_own() {
     let text = "[store]\nurl = \"redis+sentinel://h/primary\"\nprotocol = \"resp3\"\n\
                 sentinel = { username = \"u\", password = \"${PASS}\" }";
@@ -358,7 +381,8 @@ fn what_is_printed_parses_again_to_the_same() {
          [upstreams.\"a.b\"]\nservers = [\"h:1\", \"[::1]:2\"]\nretries = 0\n\
          [[routes]]\nupstream = \"a.b\"\nhost = \"*.x\"\n[[routes]]\nupstream = \"api\"\nmethods = [\"GET\"]\n\
          [[limits]]\nname = \"l\"\nrate = \"10/15s\"\nby = []\n[limits.plans.\"p.q\"]\nburst = 5\n\
-         [identity]\nsources = [\"header:X-A\", \"cookie:c\", \"ip\"]";
+         [identity]\nsources = [\"header:X-A\", \"cookie:c\", \"ip\"]\n\
+         [dns]\nservers = [\"10.0.0.2\", \"::1\"]\ninterval = \"ttl\"\ntimeout = \"1500ms\"";
     let stores = ["redis+sentinel://s1,[::1]:1/a%2Fb/3", "rediss+cluster://a,b:1", "rediss://h/2"];
     let stores = stores.map(|url| valid(&format!("[store]\nurl = \"{url}\"\nprotocol = \"resp3\"")));
     for config in [parse(MANUAL).unwrap(), valid(text)].into_iter().chain(stores) {

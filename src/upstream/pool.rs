@@ -12,7 +12,6 @@ use super::queue::Turn;
 use super::retry::{Attempts, Budget};
 use super::{Balance, Settings};
 use crate::conn::{Conn, Deadlines};
-use crate::resolve::Resolver;
 use crate::time::Micros;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -30,7 +29,6 @@ pub struct Upstream {
     /// The host of requests that name none.
     pub authority: String,
     group: Arc<Group>,
-    resolver: Arc<Resolver>,
     dialer: Dialer,
     worker: usize,
     /// Of the group, when `slots` was made.
@@ -143,12 +141,11 @@ pub enum Fault {
 
 impl Upstream {
     /// The upstream of a group for the worker of this number, without connections.
-    pub fn new(group: Arc<Group>, resolver: Arc<Resolver>, worker: usize, now: Micros) -> Upstream {
+    pub fn new(group: Arc<Group>, worker: usize, now: Micros) -> Upstream {
         let upstream = Upstream {
             authority: group.settings.servers.first().map(|server| server.address.authority()).unwrap_or_default(),
             dialer: Dialer::of(&group),
             group,
-            resolver,
             worker,
             version: Cell::new(0),
             slots: RefCell::default(),
@@ -388,7 +385,8 @@ impl Upstream {
         if fault == Fault::Unreachable
             && let Some(target) = self.group.target(&slot.member)
         {
-            self.resolver.ask(target);
+            // Its name may have moved.
+            target.ask();
         }
         let is_sick = slot.record.is_sick_after(true, now, health) || chosen.is_trial;
         let Some(first) = health.eject.filter(|_| is_sick) else { return };

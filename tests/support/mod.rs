@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod cluster;
+pub mod dns;
 pub mod fields;
 pub mod gateway;
 pub mod line;

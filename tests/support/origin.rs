@@ -42,7 +42,12 @@ impl Request {
 impl Origin {
     /// Runs `serve` in a thread of its own for each connection; it is given the connection's number from 0.
     pub fn new(serve: impl Fn(TcpStream, usize) + Send + Sync + 'static) -> Origin {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Origin::at(SocketAddr::from(([127, 0, 0, 1], 0)), serve)
+    }
+
+    /// As `new`, on this address.
+    pub fn at(address: SocketAddr, serve: impl Fn(TcpStream, usize) + Send + Sync + 'static) -> Origin {
+        let listener = TcpListener::bind(address).unwrap();
         rustix::net::listen(&listener, BACKLOG).unwrap();
         let address = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicUsize::new(0));
