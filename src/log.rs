@@ -108,8 +108,15 @@ impl Budget {
 
 const SECOND: Duration = Duration::from_secs(1);
 
+/// Warns of every datagram that is none of a nameserver's: whoever sends such could fill the log.
+const QUIET: &str = "hickory_net=error";
+
 fn default_filter() -> EnvFilter {
-    EnvFilter::default().add_directive(LevelFilter::INFO.into())
+    let filter = EnvFilter::default().add_directive(LevelFilter::INFO.into());
+    match QUIET.parse() {
+        Ok(quiet) => filter.add_directive(quiet),
+        Err(_) => filter,
+    }
 }
 
 /// The filter that `RUST_LOG` asks for, or one line that says why it cannot be used.
@@ -188,9 +195,9 @@ mod tests {
     #[test]
     fn what_to_log_is_info_unless_asked() {
         let said = |text: &str| filter(Ok(text.to_owned())).unwrap().to_string();
-        assert_eq!(filter(Err(VarError::NotPresent)).unwrap().to_string(), "info");
-        assert_eq!(said(""), "info");
-        assert_eq!(said(" "), "info");
+        assert_eq!(filter(Err(VarError::NotPresent)).unwrap().to_string(), "hickory_net=error,info");
+        assert_eq!(said(""), "hickory_net=error,info");
+        assert_eq!(said(" "), "hickory_net=error,info");
         assert_eq!(said("debug"), "debug");
         assert_eq!(said("warn,rateguard=trace"), "rateguard=trace,warn");
     }

@@ -56,7 +56,10 @@ impl Dialer {
                 None if target.is_pending() && now().since(start) < OPEN_TIMEOUT => {
                     monoio::time::sleep(RESOLVE_POLL).await
                 }
-                None => return Err(io::Error::other(format!("{host} does not resolve"))),
+                None => {
+                    self.resolver.ask(&target);
+                    return Err(io::Error::other(format!("{host} does not resolve")));
+                }
             }
         };
         let connected = bounded(TcpStream::connect_addr(address)).await;

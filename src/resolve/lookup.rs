@@ -28,9 +28,6 @@ pub const ADDRESSES_MAX: usize = 256;
 /// Nameservers that are asked for one name: so many as the system's own resolver would.
 pub const SERVERS_MAX: usize = 3;
 
-/// How long one name may take, in timeouts of a single question: nameservers in turn, names of a search list in turn.
-const TIMEOUTS_MAX: u32 = 4;
-
 /// Questions under way on one connection to a nameserver.
 const QUESTIONS_MAX: usize = 1024;
 
@@ -67,6 +64,7 @@ struct Sources {
     servers: Vec<TokioResolver>,
     /// The one that answered last.
     first: AtomicUsize,
+    timeout: Duration,
 }
 
 impl Lookups {
@@ -93,10 +91,10 @@ impl Lookups {
         has_changed
     }
 
-    /// Asks for a name, in time bounded by the settings. To be awaited on a runtime of tokio.
+    /// Asks for a name, for one timeout of each nameserver at most. To be awaited on a runtime of tokio.
     pub fn find(&self, host: &str) -> impl Future<Output = io::Result<Answer>> + Send + 'static {
-        let (sources, host, limit) = (self.sources.clone(), host.to_owned(), self.settings.timeout * TIMEOUTS_MAX);
-        async move { tokio::time::timeout(limit, sources.find(&host)).await.unwrap_or_else(|_| Err(no_answer())) }
+        let (sources, host) = (self.sources.clone(), host.to_owned());
+        async move { sources.find(&host).await }
     }
 }
 
@@ -126,7 +124,12 @@ impl Sources {
             *builder.options_mut() = question(options.clone(), settings.timeout);
             builder.build().inspect_err(|error| tracing::warn!(%error, "a nameserver cannot be used")).ok()
         };
-        Sources { hosts, servers: servers.into_iter().filter_map(resolver).collect(), first: AtomicUsize::new(0) }
+        Sources {
+            hosts,
+            servers: servers.into_iter().filter_map(resolver).collect(),
+            first: AtomicUsize::new(0),
+            timeout: settings.timeout,
+        }
     }
 
     async fn find(&self, host: &str) -> io::Result<Answer> {
@@ -140,7 +143,9 @@ impl Sources {
         for turn in 0..self.servers.len() {
             let at = first.wrapping_add(turn) % self.servers.len();
             let Some(server) = self.servers.get(at) else { break };
-            let found = server.lookup_ip(name.clone()).await;
+            // For all names of a search list together: a dead nameserver would take its timeout for each.
+            let found = tokio::time::timeout(self.timeout, server.lookup_ip(name.clone())).await;
+            let found = found.unwrap_or(Err(NetError::Timeout));
             let is_denial = matches!(&found, Err(NetError::Dns(DnsError::NoRecordsFound(_))));
             if found.is_ok() || is_denial {
                 self.first.store(at, Ordering::Relaxed);

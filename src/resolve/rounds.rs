@@ -84,13 +84,13 @@ async fn rounds(resolver: &Resolver, settings: &Settings, mut lookups: Lookups, 
 
 /// Takes an answer in, and wakes who waits for it.
 fn settle(resolver: &Resolver, settings: &Settings, (target, found): Lookup, tell: impl Fn(&Target, News)) {
-    let mut plan = target.plan.lock();
-    match &found {
-        Ok(answer) => plan.found(now(), answer.ttl, settings.interval),
-        Err(_) => plan.failed(now(), settings.interval),
+    let ttl = found.as_ref().ok().map(|answer| answer.ttl);
+    let news = target.learn(found.map(|answer| answer.addresses));
+    match ttl {
+        Some(ttl) => target.plan.lock().found(now(), news.is_some(), ttl, settings.interval),
+        None => target.plan.lock().failed(now(), settings.interval),
     }
-    drop(plan);
-    if let Some(news) = target.learn(found.map(|answer| answer.addresses)) {
+    if let Some(news) = news {
         tell(&target, news);
     }
     let _answering = resolver.answering.lock();

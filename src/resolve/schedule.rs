@@ -6,8 +6,12 @@ use super::Interval;
 use crate::time::Micros;
 use std::time::Duration;
 
-/// Between two questions for a name that is wanted at once.
+/// Between two questions for a name that is wanted at once; each that brings nothing new doubles it, since a backend may
+/// be dead for long and its name know of no other.
 const WANTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// After any number of questions that brought nothing new.
+const WANTED_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// After the first failure, however much the name is wanted; each further one doubles it.
 const FAILED_PAUSE: Duration = Duration::from_secs(1);
@@ -28,6 +32,9 @@ pub(super) struct Plan {
     /// Not before this, however much it is wanted.
     earliest: Micros,
     is_asked: bool,
+    is_wanted: bool,
+    /// Questions in a row that somebody wanted and that brought nothing new.
+    in_vain: u32,
     /// Failures in a row.
     failures: u32,
 }
@@ -40,22 +47,27 @@ impl Plan {
 
     /// The name is wanted at once.
     pub fn hurry(&mut self) {
+        self.is_wanted = true;
         self.due = self.due.min(self.earliest);
     }
 
     /// It is asked for now.
     pub fn ask(&mut self, now: Micros) {
-        self.is_asked = true;
-        self.earliest = now.after(WANTED_PAUSE);
+        self.in_vain = if self.is_wanted { self.in_vain.saturating_add(1) } else { 0 };
+        self.earliest = now.after(doubled(WANTED_PAUSE, self.in_vain.saturating_sub(1)).min(WANTED_PAUSE_MAX));
+        (self.is_asked, self.is_wanted) = (true, false);
     }
 
-    /// It has resolved; its records hold for `ttl`.
-    pub fn found(&mut self, now: Micros, ttl: Duration, interval: Interval) {
+    /// It has resolved, perhaps to something new; its records hold for `ttl`.
+    pub fn found(&mut self, now: Micros, is_new: bool, ttl: Duration, interval: Interval) {
         let pause = match interval {
             Interval::Every(interval) => interval.min(ttl.max(TTL_MIN)),
             Interval::Ttl => ttl.clamp(TTL_MIN, TTL_MAX),
         };
         (self.is_asked, self.failures) = (false, 0);
+        if is_new {
+            self.in_vain = 0;
+        }
         self.due = now.after(pause);
     }
 
@@ -65,12 +77,16 @@ impl Plan {
             Interval::Every(interval) => interval.clamp(FAILED_PAUSE, FAILED_PAUSE_MAX),
             Interval::Ttl => FAILED_PAUSE_MAX,
         };
-        let pause = FAILED_PAUSE.saturating_mul(2_u32.saturating_pow(self.failures)).min(longest);
+        let pause = doubled(FAILED_PAUSE, self.failures).min(longest);
         self.is_asked = false;
         self.failures = self.failures.saturating_add(1);
         self.earliest = now.after(FAILED_PAUSE);
         self.due = now.after(pause);
     }
+}
+
+fn doubled(pause: Duration, times: u32) -> Duration {
+    pause.saturating_mul(2_u32.saturating_pow(times))
 }
 
 #[cfg(test)]
@@ -91,8 +107,23 @@ mod tests {
     fn found(now: Micros, ttl: Duration, interval: Interval) -> Plan {
         let mut plan = Plan::default();
         plan.ask(now);
-        plan.found(now, ttl, interval);
+        plan.found(now, true, ttl, interval);
         plan
+    }
+
+    /// When a name that is wanted all the time is asked for within 3 s, and answered at once.
+    fn questions(is_new: bool) -> Vec<u64> {
+        let mut plan = found(at(0), DAY, Interval::Every(DAY));
+        let mut asked = Vec::new();
+        for now in 0..3000 {
+            plan.hurry();
+            if plan.due().is_some_and(|due| due <= at(now)) {
+                asked.push(now);
+                plan.ask(at(now));
+                plan.found(at(now), is_new, DAY, Interval::Every(DAY));
+            }
+        }
+        asked
     }
 
     #[test]
@@ -122,25 +153,16 @@ mod tests {
     }
 
     #[test]
-    fn a_wanted_name_is_asked_for_ten_times_a_second_at_most() {
-        let mut plan = found(at(1000), DAY, Interval::Every(DAY));
-        let mut questions = 0;
-        for now in (1000..2000).map(at) {
-            plan.hurry();
-            if plan.due().is_some_and(|due| due <= now) {
-                questions += 1;
-                plan.ask(now);
-                plan.found(now, DAY, Interval::Every(DAY));
-            }
-        }
-        assert_eq!(questions, 9);
+    fn a_wanted_name_is_asked_for_ten_times_a_second_at_most_and_less_often_in_vain() {
+        assert_eq!(questions(true), (1..30).map(|tenth| tenth * 100).collect::<Vec<_>>());
+        assert_eq!(questions(false), [100, 200, 400, 800, 1600, 2600]);
     }
 
     #[test]
     fn a_name_that_is_wanted_after_a_pause_is_asked_for_at_once() {
         let mut plan = found(at(1000), DAY, Interval::Every(DAY));
         plan.hurry();
-        assert_eq!(plan.due(), Some(at(1100)));
+        assert_eq!(plan.due(), Some(at(1100)), "which is past");
     }
 
     #[test]
@@ -159,7 +181,7 @@ mod tests {
                 assert_eq!(plan.due(), Some(at(now)), "{interval:?}");
             }
             plan.ask(at(now));
-            plan.found(at(now), DAY, interval);
+            plan.found(at(now), false, DAY, interval);
             plan.ask(at(now));
             plan.failed(at(now), interval);
             assert_eq!(plan.due(), Some(at(now + 1000)), "it has resolved in between");
