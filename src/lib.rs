@@ -36,7 +36,7 @@
 //!
 //! ```text
 //! control (main)   signals, admin port, starting and stopping     a fault here stops no worker
-//! resolver         names to addresses, side by side              the only runtime that is not monoio's
+//! resolver         names to addresses, side by side               the only runtime that is not monoio's
 //! worker 0..n      pinned; own io_uring (or epoll), own SO_REUSEPORT listener, own pools, own Redis connections
 //!                  shared between workers: read-only rules, the in-process store (sharded), the connection cap
 //! ```

@@ -73,6 +73,13 @@ fn addresses_of_both_kinds_and_by_aliases_are_found() {
 }
 
 #[test]
+fn a_nameserver_that_is_mute_about_ipv6_is_heard_about_ipv4() {
+    let dns = Dns::start();
+    dns.say("four.test", Says::OnlyFour(vec![[127, 0, 0, 2].into()]));
+    assert_eq!(find(&[&dns], "four.test"), found(60, &["127.0.0.2"]));
+}
+
+#[test]
 fn answers_too_long_for_a_datagram_are_fetched_by_tcp_and_bounded() {
     let dns = Dns::start();
     dns.say("cut.test", Says::Truncated(vec![[127, 0, 0, 2].into()]));

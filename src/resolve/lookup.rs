@@ -28,6 +28,11 @@ pub const ADDRESSES_MAX: usize = 256;
 /// Nameservers that are asked for one name: so many as the system's own resolver would.
 pub const SERVERS_MAX: usize = 3;
 
+/// How long a nameserver may take for one name, in timeouts of a single question: a name has a question for each kind of
+/// address and for each member of a search list. More than one, so that a nameserver that is mute about IPv6 is heard about
+/// IPv4; few, so that a dead one does not take its timeout for each.
+const TIMEOUTS_MAX: u32 = 2;
+
 /// Questions under way on one connection to a nameserver.
 const QUESTIONS_MAX: usize = 1024;
 
@@ -64,7 +69,8 @@ struct Sources {
     servers: Vec<TokioResolver>,
     /// The one that answered last.
     first: AtomicUsize,
-    timeout: Duration,
+    /// How long each may take.
+    longest: Duration,
 }
 
 impl Lookups {
@@ -91,7 +97,7 @@ impl Lookups {
         has_changed
     }
 
-    /// Asks for a name, for one timeout of each nameserver at most. To be awaited on a runtime of tokio.
+    /// Asks for a name, for two timeouts of each nameserver at most. To be awaited on a runtime of tokio.
     pub fn find(&self, host: &str) -> impl Future<Output = io::Result<Answer>> + Send + 'static {
         let (sources, host) = (self.sources.clone(), host.to_owned());
         async move { sources.find(&host).await }
@@ -128,7 +134,7 @@ impl Sources {
             hosts,
             servers: servers.into_iter().filter_map(resolver).collect(),
             first: AtomicUsize::new(0),
-            timeout: settings.timeout,
+            longest: settings.timeout * TIMEOUTS_MAX,
         }
     }
 
@@ -143,8 +149,7 @@ impl Sources {
         for turn in 0..self.servers.len() {
             let at = first.wrapping_add(turn) % self.servers.len();
             let Some(server) = self.servers.get(at) else { break };
-            // For all names of a search list together: a dead nameserver would take its timeout for each.
-            let found = tokio::time::timeout(self.timeout, server.lookup_ip(name.clone())).await;
+            let found = tokio::time::timeout(self.longest, server.lookup_ip(name.clone())).await;
             let found = found.unwrap_or(Err(NetError::Timeout));
             let is_denial = matches!(&found, Err(NetError::Dns(DnsError::NoRecordsFound(_))));
             if found.is_ok() || is_denial {

@@ -27,7 +27,7 @@ pub struct Settings {
     pub servers: Vec<SocketAddr>,
     /// How often a name is asked for again unasked.
     pub interval: Interval,
-    /// How long a nameserver may take for a name.
+    /// How long a nameserver may take for an answer.
     pub timeout: Duration,
 }
 

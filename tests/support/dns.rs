@@ -25,6 +25,8 @@ pub enum Says {
     BareAlias(&'static str, u32),
     /// These addresses, though never in a datagram.
     Truncated(Vec<IpAddr>),
+    /// These IPv4 addresses, and nothing at all about others.
+    OnlyFour(Vec<IpAddr>),
     /// NXDOMAIN.
     NoName,
     /// SERVFAIL.
@@ -150,6 +152,11 @@ fn answer(zone: &Mutex<Zone>, question: &Message, is_datagram: bool) -> Option<V
                 answer.metadata.truncation = is_datagram;
                 let shown = if is_datagram { &[] } else { addresses.as_slice() };
                 answer.add_answers(records(&name, shown, 60, query.query_type()));
+                break;
+            }
+            Says::OnlyFour(_) if query.query_type() != RecordType::A => return None,
+            Says::OnlyFour(addresses) => {
+                answer.add_answers(records(&name, &addresses, 60, query.query_type()));
                 break;
             }
             Says::NoName => {
