@@ -40,6 +40,9 @@ mod tunnels;
 /// Clients that go away while their answer is awaited.
 mod leaving;
 
+/// Connections to backends, over TLS and unix sockets too.
+mod dialing;
+
 /// Backends that are dead, stale, mute or broken, and what is tried again.
 mod upstreams;
 

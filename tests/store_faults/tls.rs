@@ -1,60 +1,21 @@
 use super::{assert_requests_pass_unlimited, gateway, until_limits_hold};
+use crate::support::authority::Authority;
 use crate::support::client::Client;
 use crate::support::fields::remaining;
 use crate::support::gateway::Gateway;
 use crate::support::redis::Redis;
 use crate::support::store::limit;
-use crate::support::{Folder, free_port, until};
-use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, IsCa, KeyPair};
+use crate::support::{free_port, until};
 use std::process::Command;
 
-/// An authority, and what it vouches for, as PEM files in a folder.
-struct Authority {
-    folder: Folder,
-    key: KeyPair,
-    certificate: Certificate,
-}
-
-impl Authority {
-    fn new() -> Authority {
-        let key = KeyPair::generate().unwrap();
-        let mut about = CertificateParams::new(Vec::new()).unwrap();
-        // Whose name is its issuer's is taken for self-signed.
-        about.distinguished_name.push(DnType::CommonName, "authority");
-        about.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let certificate = about.self_signed(&key).unwrap();
-        let authority = Authority { folder: Folder::new(), key, certificate };
-        authority.write("ca.pem", &authority.certificate.pem());
-        authority
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        std::fs::write(self.folder.path().join(name), text).unwrap();
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.folder.path().join(name).display().to_string()
-    }
-
-    /// Writes `<name>.pem` and `<name>.key` for this host.
-    fn vouch(&self, name: &str, host: &str) {
-        let key = KeyPair::generate().unwrap();
-        let mut about = CertificateParams::new(vec![host.to_owned()]).unwrap();
-        about.distinguished_name.push(DnType::CommonName, name);
-        let certificate = about.signed_by(&key, &self.certificate, &self.key).unwrap();
-        self.write(&format!("{name}.pem"), &certificate.pem());
-        self.write(&format!("{name}.key"), &key.serialize_pem());
-    }
-
-    /// A server that speaks TLS on this port too, under a certificate for `host`.
-    fn redis(&self, host: &str, port: u16, asks_for_certificates: bool) -> Redis {
-        self.vouch("server", host);
-        let asks = if asks_for_certificates { "yes" } else { "no" };
-        let [ca, certificate, key] = ["ca.pem", "server.pem", "server.key"].map(|name| self.path(name));
-        let port = port.to_string();
-        let files = ["--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-ca-cert-file", &ca];
-        Redis::start_with(&[&["--tls-port", &port, "--tls-auth-clients", asks], &files[..]].concat())
-    }
+/// A server that speaks TLS on this port too, under a certificate for `host`.
+fn redis(authority: &Authority, host: &str, port: u16, asks_for_certificates: bool) -> Redis {
+    authority.vouch("server", host);
+    let asks = if asks_for_certificates { "yes" } else { "no" };
+    let [ca, certificate, key] = ["ca.pem", "server.pem", "server.key"].map(|name| authority.path(name));
+    let port = port.to_string();
+    let files = ["--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-ca-cert-file", &ca];
+    Redis::start_with(&[&["--tls-port", &port, "--tls-auth-clients", asks], &files[..]].concat())
 }
 
 /// A gateway that speaks TLS with Redis on this port.
@@ -73,7 +34,7 @@ fn until_told(gateway: &Gateway, words: &str) {
 #[test]
 fn limits_hold_over_tls_with_an_authority_of_one_s_own() {
     let (authority, port) = (Authority::new(), free_port());
-    let _redis = authority.redis("127.0.0.1", port, false);
+    let _redis = redis(&authority, "127.0.0.1", port, false);
     let gateway = secured(port, &format!("ca = \"{}\"", authority.path("ca.pem")));
     gateway.until_store_connected();
     let mut client = Client::connect(gateway.address);
@@ -84,7 +45,7 @@ fn limits_hold_over_tls_with_an_authority_of_one_s_own() {
 #[test]
 fn a_server_that_asks_for_it_is_shown_a_certificate() {
     let (authority, port) = (Authority::new(), free_port());
-    let _redis = authority.redis("127.0.0.1", port, true);
+    let _redis = redis(&authority, "127.0.0.1", port, true);
     authority.vouch("client", "gateway");
     let [ca, certificate, key] = ["ca.pem", "client.pem", "client.key"].map(|name| authority.path(name));
     let anonymous = secured(port, &format!("ca = \"{ca}\""));
@@ -97,19 +58,19 @@ fn a_server_that_asks_for_it_is_shown_a_certificate() {
 #[test]
 fn a_server_that_nobody_trusted_vouches_for_decides_nothing() {
     let (authority, port) = (Authority::new(), free_port());
-    let redis = authority.redis("127.0.0.1", port, false);
+    let server = redis(&authority, "127.0.0.1", port, false);
     let stranger = Authority::new();
     let gateway = secured(port, &format!("ca = \"{}\"", stranger.path("ca.pem")));
     assert_requests_pass_unlimited(&gateway);
     until_told(&gateway, "certificate");
-    let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut redis.connection()).unwrap();
+    let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut server.connection()).unwrap();
     assert!(keys.is_empty(), "{keys:?}");
 }
 
 #[test]
 fn the_server_s_name_is_checked() {
     let (authority, port) = (Authority::new(), free_port());
-    let _redis = authority.redis("redis.internal", port, false);
+    let _redis = redis(&authority, "redis.internal", port, false);
     let ca = format!("ca = \"{}\"", authority.path("ca.pem"));
     let gateway = secured(port, &ca);
     assert_requests_pass_unlimited(&gateway);
@@ -122,14 +83,14 @@ fn the_server_s_name_is_checked() {
 #[test]
 fn a_hang_is_survived_over_tls_too() {
     let (authority, port) = (Authority::new(), free_port());
-    let redis = authority.redis("127.0.0.1", port, false);
+    let server = redis(&authority, "127.0.0.1", port, false);
     let store = format!("tls = {{ ca = \"{}\" }}", authority.path("ca.pem"));
     let gateway = gateway(&format!("rediss://127.0.0.1:{port}"), &store, &limit("x", "\"user\"", 2));
     gateway.until_store_connected();
     until_limits_hold(&gateway);
-    redis.suspend();
+    server.suspend();
     assert_requests_pass_unlimited(&gateway);
-    redis.resume();
+    server.resume();
     until_limits_hold(&gateway);
 }
 

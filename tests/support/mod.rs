@@ -1,5 +1,6 @@
 //! What the tests are made of: real gateways as processes, scripted origins, raw clients, real Redis servers.
 
+pub mod authority;
 pub mod client;
 pub mod cluster;
 pub mod dns;

@@ -99,7 +99,7 @@ impl Origin {
 }
 
 /// Reads one request with its body; `None` at the end of the stream.
-pub fn read_request(stream: &mut TcpStream) -> Option<Request> {
+pub fn read_request(stream: &mut impl Read) -> Option<Request> {
     let head = read_head(stream)?;
     let mut request = Request { head, body: Vec::new() };
     if let Some(length) = request.field("Content-Length") {
@@ -115,7 +115,7 @@ pub fn read_request(stream: &mut TcpStream) -> Option<Request> {
 }
 
 /// Reads up to the empty line.
-pub fn read_head(stream: &mut TcpStream) -> Option<String> {
+pub fn read_head(stream: &mut impl Read) -> Option<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(read_byte(stream)?);
@@ -123,7 +123,7 @@ pub fn read_head(stream: &mut TcpStream) -> Option<String> {
     String::from_utf8(head).ok()
 }
 
-fn read_byte(stream: &mut TcpStream) -> Option<u8> {
+fn read_byte(stream: &mut impl Read) -> Option<u8> {
     let mut byte = [0];
     stream.read_exact(&mut byte).ok()?;
     Some(byte[0])
