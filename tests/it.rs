@@ -43,6 +43,9 @@ mod leaving;
 /// Connections to backends, over TLS and unix sockets too.
 mod dialing;
 
+/// TLS, unix sockets and PROXY headers through a gateway.
+mod ways_to_backends;
+
 /// Backends that are dead, stale, mute or broken, and what is tried again.
 mod upstreams;
 

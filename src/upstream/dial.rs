@@ -59,7 +59,8 @@ impl Dialer {
         Dialer::new(group.tls.clone(), *proxy_protocol, connections.keepalive)
     }
 
-    fn new(tls: Option<Secure>, proxy_protocol: ProxyProtocol, keepalive: Option<Duration>) -> Dialer {
+    /// One that speaks in this way.
+    pub fn new(tls: Option<Secure>, proxy_protocol: ProxyProtocol, keepalive: Option<Duration>) -> Dialer {
         Dialer { tls, proxy_protocol, keepalive, told: RefCell::default() }
     }
 
