@@ -9,7 +9,7 @@ use crate::http::head::RequestHead;
 use crate::identity::{self, Caller};
 use crate::limit::policy::{BadPolicy, Mode, Policy, Sheet, Subject};
 use crate::reply::Failure;
-use crate::route::host_without_port;
+use crate::route::{Asked, host_without_port};
 use std::fmt::Write;
 use std::net::IpAddr;
 use thiserror::Error;
@@ -98,8 +98,8 @@ fn describe(config: &Config, rules: &Rules, head: &RequestHead, buffer: &[u8], q
         let _ = writeln!(out, "plan      {}", rules.identity.plans()[plan.0]);
     }
     let _ = writeln!(out, "endpoint  {}", String::from_utf8_lossy(&endpoint));
-    let method = head.method.of(buffer);
-    let Some(route) = rules.routes.longest(host, &endpoint, method) else {
+    let asked = Asked { host, path: &endpoint, head, buffer, trusted: caller.via_trusted };
+    let Some(route) = rules.routes.longest(&asked) else {
         push_failure(out, &Failure::NoRoute);
         return;
     };

@@ -5,8 +5,9 @@
 use crate::config::Config;
 use crate::conn::{Deadlines, Timeouts};
 use crate::http::Bounds;
+use crate::http::field::may_be_secret;
 use crate::http::head::{RequestHead, ResponseHead};
-use crate::identity::{Caller, Identity};
+use crate::identity::{Caller, Identity, push_part, push_secret};
 use crate::limit::Limiter;
 use crate::limit::policy::{BadPolicy, Policy, Sheet};
 use crate::log::{Budget, Take};
@@ -52,6 +53,9 @@ impl Rules {
         let policy = Policy::new(&config.limits, identity.plans(), &config.store.key_prefix)?
             .with_fallback(config.store.on_failure, config.store.replicas)?;
         identity.watch(policy.header_names());
+        let scopes = config.routes.iter().map(|route| &route.scope);
+        let conditions = scopes.chain(config.limits.iter().map(|limit| &limit.scope)).flat_map(|scope| &scope.headers);
+        identity.watch(conditions.map(|header| header.name.as_str()));
         let scopes = config.routes.iter().enumerate();
         Ok(Rules {
             identity,
@@ -77,17 +81,36 @@ pub struct Route {
     pub label: String,
 }
 
-/// `GET,POST example.com/api`: what a route is called in keys and metrics.
+/// `GET,POST example.com/api x-version:2`: what a route is called in keys and metrics; `=/api` for the path alone.
+/// Values that may be secrets stand there as a hash.
 pub fn route_label(scope: &Match) -> String {
     let host = match &scope.host {
         Some(HostPattern::Exact(name)) => name.clone(),
         Some(HostPattern::Suffix(tail)) => format!("*{tail}"),
         None => String::new(),
     };
-    match scope.methods.is_empty() {
-        true => format!("{host}{}", scope.path),
-        false => format!("{} {host}{}", scope.methods.join(","), scope.path),
+    let exact = if scope.exact { "=" } else { "" };
+    let mut label = match scope.methods.is_empty() {
+        true => format!("{host}{exact}{}", scope.path),
+        false => format!("{} {host}{exact}{}", scope.methods.join(","), scope.path),
+    };
+    for header in &scope.headers {
+        let mut text = Vec::new();
+        match &header.value {
+            Some(value) if may_be_secret(&header.name) => {
+                push_secret(&mut text, &header.name, value.as_bytes());
+            }
+            Some(value) => {
+                text.extend_from_slice(header.name.as_bytes());
+                text.push(b':');
+                push_part(&mut text, value.as_bytes());
+            }
+            None => text.extend_from_slice(format!("{}:*", header.name).as_bytes()),
+        }
+        label.push(' ');
+        label.push_str(&String::from_utf8_lossy(&text));
     }
+    label
 }
 
 /// One worker's gateway.

@@ -15,7 +15,7 @@ use crate::log::Take;
 use crate::metrics::{Outcome as Counted, UpstreamError};
 use crate::relay::{self, BreakOff, Outcome};
 use crate::reply::{self, Addressee, Denial, Failure};
-use crate::route::host_without_port;
+use crate::route::{Asked, host_without_port};
 use crate::time::{Micros, now};
 use crate::tunnel;
 use monoio::net::TcpStream;
@@ -216,7 +216,8 @@ impl Request<'_> {
         rules.identity.of(head, buffer, self.peer.ip, caller)?;
         identity::endpoint(head.forwarded_target(buffer), endpoint);
         let host = host_without_port(head.host.of(buffer));
-        let route = rules.routes.longest(host, endpoint, head.method.of(buffer)).ok_or(Failure::NoRoute)?;
+        let asked = Asked { host, path: endpoint, head, buffer, trusted: caller.via_trusted };
+        let route = rules.routes.longest(&asked).ok_or(Failure::NoRoute)?;
         self.route = Some(route);
         let subject = Subject { head, buffer, host, endpoint, route: &rules.route_table[route].label, caller };
         rules.policy.apply(&subject, sheet).map_err(Failure::Refused)

@@ -89,7 +89,7 @@ impl Failure {
                 by("client", status, title, refusal_words(refusal))
             }
             Failure::UnknownKey => by("client", 401, "Unauthorized", "the API key is not known here"),
-            Failure::NoRoute => by("client", 404, "Not Found", "no route matches this host, path and method"),
+            Failure::NoRoute => by("client", 404, "Not Found", "no route matches this host, path, method and headers"),
             Failure::TraceEndsHere => by(
                 "client",
                 405,

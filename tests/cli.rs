@@ -11,7 +11,7 @@ use rateguard::gateway::Rules;
 use rateguard::http::head::RequestHead;
 use rateguard::identity::{self, Caller};
 use rateguard::limit::policy::{Sheet, Subject};
-use rateguard::route::host_without_port;
+use rateguard::route::{Asked, host_without_port};
 use rustix::process::Signal;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
@@ -224,7 +224,8 @@ fn keys_by_the_rules(text: &str, request: &str) -> Vec<String> {
     assert!(rules.identity.of(&head, buffer, [127, 0, 0, 1].into(), &mut caller).is_ok());
     identity::endpoint(head.forwarded_target(buffer), &mut endpoint);
     let host = host_without_port(head.host.of(buffer));
-    let route = rules.routes.longest(host, &endpoint, head.method.of(buffer)).unwrap();
+    let asked = Asked { host, path: &endpoint, head: &head, buffer, trusted: caller.via_trusted };
+    let route = rules.routes.longest(&asked).unwrap();
     let label = &rules.route_table[route].label;
     let subject = Subject { head: &head, buffer, host, endpoint: &endpoint, route: label, caller: &caller };
     let mut sheet = Sheet::default();

@@ -1,15 +1,16 @@
 //! The configuration in force as TOML: every key with its value, defaults included.
 //!
-//! Passwords and the digests of API keys read `***`; everything else parses again to the same configuration. Pure.
+//! Passwords, the digests of API keys and header values that may be secrets read `***`; everything else parses again to the same configuration. Pure.
 
 use super::file::join;
 use super::text::{write_duration, write_size};
 use super::{Config, Io, Server};
+use crate::http::field::may_be_secret;
 use crate::identity::{self, Source, UnknownApiKeys};
 use crate::limit::policy::{By, Limit, Mode, Quota};
 use crate::limit::{OnFailure, StoreKind, StoreSettings};
 use crate::redis::{Address, Credentials, Place, Settings, Version};
-use crate::route::{HostPattern, Match};
+use crate::route::{HeaderMatch, HostPattern, Match};
 use crate::upstream;
 use std::fmt::Display;
 use std::time::Duration;
@@ -58,7 +59,8 @@ impl Page {
 }
 
 fn quote(text: impl Into<String>) -> String {
-    toml::Value::String(text.into()).to_string()
+    // What was written for a literal "${" must be again.
+    toml::Value::String(text.into().replace("${", "$${")).to_string()
 }
 
 fn quote_all<T: ToString>(members: impl IntoIterator<Item = T>) -> String {
@@ -214,12 +216,25 @@ fn upstream(out: &mut Page, upstream: &upstream::Settings) {
 
 fn scope(out: &mut Page, scope: &Match) {
     out.line("path", quote(&scope.path));
+    out.line("exact", scope.exact);
     if let Some(host) = &scope.host {
         out.line("host", quote(host_text(host)));
     }
     if !scope.methods.is_empty() {
         out.line("methods", quote_all(&scope.methods));
     }
+    if !scope.headers.is_empty() {
+        let value = |header: &HeaderMatch| header.value.clone().unwrap_or_else(|| "*".into());
+        out.line("headers", fields(scope.headers.iter().map(|header| (header.name.as_str(), value(header)))));
+    }
+}
+
+/// Header fields with their values, as a table; what may be a secret is masked.
+fn fields<'n>(fields: impl Iterator<Item = (&'n str, String)>) -> String {
+    let shown = |name: &str, value: String| if may_be_secret(name) && value != "*" { "***".into() } else { value };
+    let members: Vec<String> =
+        fields.map(|(name, value)| format!("{} = {}", join("", name), quote(shown(name, value)))).collect();
+    format!("{{ {} }}", members.join(", "))
 }
 
 fn host_text(host: &HostPattern) -> String {

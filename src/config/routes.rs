@@ -4,14 +4,15 @@
 
 use super::Route;
 use super::error::{ConfigError, Flaw, did_you_mean};
-use super::file::{ROUTE, Section};
+use super::file::{ROUTE, Section, Value};
 use super::text;
 use crate::identity::endpoint;
-use crate::route::{HostPattern, Match};
+use crate::route::{HeaderMatch, HostPattern, Match};
 use crate::upstream::Settings;
 
 const ROUTES_MAX: usize = 1000;
 const METHODS_MAX: usize = 32;
+const HEADERS_MAX: usize = 16;
 const PATH_MAX: usize = 1024;
 
 /// The routes. With one upstream, none needs to be written: everything goes there.
@@ -30,11 +31,12 @@ pub(super) fn routes(root: &Section<'_>, upstreams: &[Settings]) -> Result<Vec<R
     for section in &sections {
         let scope = scope(section)?;
         let upstream = upstream_of(section, upstreams)?;
-        if let Some(other) = routes.iter().position(|other| overlap(&other.scope, &scope)) {
-            let problem = format!("routes[{other}] takes the same host, path and method already");
-            return Err(
-                section.error_at(&["path"], Flaw::new(problem, "remove one of the two, or change what it applies to"))
-            );
+        if let Some(other) = routes.iter().position(|other| other.scope.is_like(&scope)) {
+            let problem = format!("routes[{other}] takes the same host, path, method and headers already");
+            return Err(section.error_at(
+                &["path", "headers", "host"],
+                Flaw::new(problem, "remove one of the two, or change what it applies to"),
+            ));
         }
         routes.push(Route { scope, upstream });
     }
@@ -51,20 +53,11 @@ fn upstream_of(section: &Section<'_>, upstreams: &[Settings]) -> Result<usize, C
         .ok_or_else(|| value.error(format!("there is no upstream {name:?}"), did_you_mean(&name, names)))
 }
 
-/// Whether a request can fall under both with nothing to tell which is narrower.
-fn overlap(a: &Match, b: &Match) -> bool {
-    let methods = match (a.methods.is_empty(), b.methods.is_empty()) {
-        (true, true) => true,
-        (false, false) => a.methods.iter().any(|method| b.methods.contains(method)),
-        _ => false,
-    };
-    a.host == b.host && a.path == b.path && methods
-}
-
-/// What a route or a limit applies to: the keys `path`, `host` and `methods`.
+/// What a route or a limit applies to: the keys `path`, `exact`, `host`, `methods` and `headers`.
 pub(super) fn scope(section: &Section<'_>) -> Result<Match, ConfigError> {
     Ok(Match {
         path: section.read("path", "/".into(), |value| value.parse(path))?,
+        exact: section.read("exact", false, |value| value.boolean())?,
         host: section.read("host", None, |value| value.parse(host).map(Some))?,
         methods: section.read("methods", Vec::new(), |value| {
             let methods = value.list(METHODS_MAX, |item| item.parse(method))?;
@@ -73,7 +66,26 @@ pub(super) fn scope(section: &Section<'_>) -> Result<Match, ConfigError> {
                 false => Ok(methods),
             }
         })?,
+        headers: section.read("headers", Vec::new(), |value| headers(value))?,
     })
+}
+
+/// The header fields that must be there, sorted, so that the same conditions are equal.
+fn headers(value: &Value<'_>) -> Result<Vec<HeaderMatch>, ConfigError> {
+    let mut headers: Vec<HeaderMatch> = Vec::new();
+    for (name, value) in value.entries(HEADERS_MAX)? {
+        let name = text::token(name).map_err(|flaw| value.blame(flaw))?.to_ascii_lowercase();
+        if name == "host" {
+            return Err(value.error("the host asked for is no header here", "use the key host"));
+        }
+        if headers.iter().any(|other| other.name == name) {
+            return Err(value.error("stands there twice, since case does not count", "remove one of the two"));
+        }
+        let text = value.parse(text::field_value)?;
+        headers.push(HeaderMatch { name, value: (text != "*").then_some(text) });
+    }
+    headers.sort();
+    Ok(headers)
 }
 
 fn path(text: &str) -> Result<String, Flaw> {

@@ -48,7 +48,7 @@ fn whole_manual() -> String {
 /// The dotted path of each key in a table, with the names that users choose as `*`, and the way to it.
 fn paths(table: &toml::Table, at: &str, way: &[String], out: &mut Vec<(String, Vec<String>)>) {
     for (key, value) in table {
-        let chosen = matches!(at, "upstreams" | "limits.plans");
+        let chosen = at.ends_with(".headers") || matches!(at, "upstreams" | "limits.plans");
         let name = if chosen { "*" } else { key };
         let path = if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") };
         let way = [way, std::slice::from_ref(key)].concat();
@@ -352,11 +352,28 @@ fn routes_by_default_and_by_method() {
 }
 
 #[test]
+fn what_a_route_asks_of_the_head() {
+    let config = valid(
+        "[[routes]]\nupstream = \"api\"\npath = \"/a\"\nexact = true\n\
+         headers = { \"X-Version\" = \"2\", \"X-Beta\" = \"*\" }\n\
+         [[routes]]\nupstream = \"api\"\npath = \"/a\"\n[[routes]]\nupstream = \"api\"\npath = \"/a\"\n\
+         headers.X-Version = \"2\"",
+    );
+    let scope = &config.routes[0].scope;
+    let pairs: Vec<_> = scope.headers.iter().map(|header| (header.name.as_str(), header.value.as_deref())).collect();
+    assert_eq!((scope.exact, pairs), (true, vec![("x-beta", None), ("x-version", Some("2"))]));
+    let many: Vec<String> = (0..17).map(|number| format!("a{number} = \"1\"")).collect();
+    let error = invalid(&format!("[[routes]]\nupstream = \"api\"\nheaders = {{ {} }}", many.join(", ")));
+    assert!(error.contains("routes[0].headers: has 17 entries; use at most 16"), "{error}");
+}
+
+#[test]
 fn what_is_printed_parses_again_to_the_same() {
     let text = "[server]\nlisten = [\"127.0.0.1:0\", \"[::1]:0\"]\nmax_body = 5000\ntrusted_proxies = [\"10.0.0.0/8\"]\n\
          [admin]\nlisten = \"off\"\n[store]\nurl = \"redis+unix:///a%20b?db=3\"\ndeadline = \"1500ms\"\n\
          [upstreams.\"a.b\"]\nservers = [\"h:1\", \"[::1]:2\"]\nretries = 0\n\
          [[routes]]\nupstream = \"a.b\"\nhost = \"*.x\"\n[[routes]]\nupstream = \"api\"\nmethods = [\"GET\"]\n\
+         [[routes]]\nupstream = \"api\"\nexact = true\nheaders = { \"X-A\" = \"$${x}\", \"X-B\" = \"*\" }\n\
          [[limits]]\nname = \"l\"\nrate = \"10/15s\"\nby = []\n[limits.plans.\"p.q\"]\nburst = 5\n\
          [identity]\nsources = [\"header:X-A\", \"cookie:c\", \"ip\"]";
     let stores = ["redis+sentinel://s1,[::1]:1/a%2Fb/3", "rediss+cluster://a,b:1", "rediss://h/2"];
