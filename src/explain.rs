@@ -10,6 +10,7 @@ use crate::identity::{self, Caller};
 use crate::limit::policy::{BadPolicy, Mode, Policy, Sheet, Subject};
 use crate::reply::Failure;
 use crate::route::{Asked, host_without_port};
+use crate::upstream::way::Patience;
 use std::fmt::Write;
 use std::net::IpAddr;
 use thiserror::Error;
@@ -104,9 +105,18 @@ fn describe(config: &Config, rules: &Rules, head: &RequestHead, buffer: &[u8], q
         return;
     };
     let entry = &rules.route_table[route];
-    let upstream = &config.upstreams[entry.upstream];
+    let upstream = &config.upstreams[entry.way.upstream];
     let servers: Vec<String> = upstream.servers.iter().map(ToString::to_string).collect();
     let _ = writeln!(out, "route     {} -> upstream {} ({})", entry.label, upstream.name, servers.join(", "));
+    let Patience { connect, response } = entry.way.patience;
+    let _ = writeln!(out, "waits     {connect:?} for a connection, {response:?} for a response");
+    if let Some(most) = entry.way.body_max {
+        let _ = writeln!(out, "body      at most {most} bytes");
+    }
+    if let Err(refusal) = entry.prepare(head) {
+        push_failure(out, &Failure::Refused(refusal));
+        return;
+    }
     let mut sheet = Sheet::default();
     let subject = Subject { head, buffer, host, endpoint: &endpoint, route: &entry.label, caller: &caller };
     match rules.policy.apply(&subject, &mut sheet) {

@@ -4,9 +4,9 @@
 
 use crate::config::Config;
 use crate::conn::{Deadlines, Timeouts};
-use crate::http::Bounds;
 use crate::http::field::may_be_secret;
 use crate::http::head::{RequestHead, ResponseHead};
+use crate::http::{Bounds, Framing, Refusal};
 use crate::identity::{Caller, Identity, push_part, push_secret};
 use crate::limit::Limiter;
 use crate::limit::policy::{BadPolicy, Policy, Sheet};
@@ -15,6 +15,7 @@ use crate::metrics;
 use crate::route::{HostPattern, Match, PathTree};
 use crate::time::{Micros, TurnClock};
 use crate::upstream::pool::Upstream;
+use crate::upstream::way::Way;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -64,7 +65,7 @@ impl Rules {
             route_table: config
                 .routes
                 .iter()
-                .map(|route| Route { upstream: route.upstream, label: route_label(&route.scope) })
+                .map(|route| Route { way: route.way.clone(), label: route_label(&route.scope) })
                 .collect(),
             bounds: config.server.bounds,
             timeouts: config.server.timeouts,
@@ -75,10 +76,20 @@ impl Rules {
 
 /// Where a matching request goes.
 pub struct Route {
-    /// Position of its upstream.
-    pub upstream: usize,
+    /// How they are forwarded.
+    pub way: Way,
     /// Its name in keys and metrics.
     pub label: String,
+}
+
+impl Route {
+    /// What must be known of a request before it is charged: whether this route can take it.
+    pub fn prepare(&self, head: &RequestHead) -> Result<(), Refusal> {
+        match (head.framing, self.way.body_max) {
+            (Framing::Length(length), Some(most)) if length > most => Err(Refusal::BodyTooLarge),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// `GET,POST example.com/api x-version:2`: what a route is called in keys and metrics; `=/api` for the path alone.

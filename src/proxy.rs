@@ -138,11 +138,10 @@ impl Request<'_> {
             return self.refuse(&failure).await;
         }
         self.take_request_id();
-        if self.is_body_too_large() {
-            return self.refuse(&Failure::Refused(Refusal::BodyTooLarge)).await;
-        }
-        if let Err(failure) = self.place() {
-            return self.answer(&failure).await;
+        match self.place() {
+            Ok(()) => {}
+            Err(failure @ Failure::Refused(Refusal::BodyTooLarge)) => return self.refuse(&failure).await,
+            Err(failure) => return self.answer(&failure).await,
         }
         match self.decide().await {
             Verdict::Pass if self.scratch.head.max_forwards == Some(0) => self.answer_as_the_last().await,
@@ -200,13 +199,6 @@ impl Request<'_> {
         }
     }
 
-    fn is_body_too_large(&self) -> bool {
-        match (self.scratch.head.framing, self.gateway.rules.bounds.body_max) {
-            (Framing::Length(length), Some(most)) => length > most,
-            _ => false,
-        }
-    }
-
     /// Who asks, for what, where it goes, and which limits apply.
     fn place(&mut self) -> Result<(), Failure> {
         let rules = &self.gateway.rules;
@@ -217,9 +209,11 @@ impl Request<'_> {
         identity::endpoint(head.forwarded_target(buffer), endpoint);
         let host = host_without_port(head.host.of(buffer));
         let asked = Asked { host, path: endpoint, head, buffer, trusted: caller.via_trusted };
-        let route = rules.routes.longest(&asked).ok_or(Failure::NoRoute)?;
-        self.route = Some(route);
-        let subject = Subject { head, buffer, host, endpoint, route: &rules.route_table[route].label, caller };
+        let number = rules.routes.longest(&asked).ok_or(Failure::NoRoute)?;
+        self.route = Some(number);
+        let route = &rules.route_table[number];
+        route.prepare(head).map_err(Failure::Refused)?;
+        let subject = Subject { head, buffer, host, endpoint, route: &route.label, caller };
         rules.policy.apply(&subject, sheet).map_err(Failure::Refused)
     }
 
@@ -275,10 +269,11 @@ impl Request<'_> {
     /// Forwards to the route's upstream; our own answer where that fails.
     async fn forward(&mut self) -> Next {
         let Some(route) = self.route else { return Next::Close };
-        let upstream = self.gateway.rules.route_table[route].upstream;
+        let way = &self.gateway.rules.route_table[route].way;
+        let upstream = way.upstream;
         let keep_alive = self.scratch.head.keep_alive && !self.gateway.draining.get();
         let peer = &self.peer.text;
-        match relay::exchange(self.client, self.gateway, self.scratch, peer, upstream, keep_alive).await {
+        match relay::exchange(self.client, self.gateway, self.scratch, peer, way, keep_alive).await {
             Outcome::Done { status, keep_alive } => {
                 self.count_answer(status);
                 match keep_alive {

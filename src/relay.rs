@@ -15,8 +15,9 @@ use crate::http::{BadResponse, Framing, Method, RESPONSE_BOUNDS, Refusal, Versio
 use crate::metrics::UpstreamError;
 use crate::reply::Failure;
 use crate::time::Micros;
-use crate::upstream::pool::{Lease, Upstream};
+use crate::upstream::pool::Lease;
 use crate::upstream::retry::Attempts;
+use crate::upstream::way::Way;
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
@@ -86,17 +87,17 @@ pub async fn exchange(
     gateway: &Gateway,
     scratch: &mut Scratch,
     hop_peer: &str,
-    upstream_number: usize,
+    way: &Way,
     keep_alive: bool,
 ) -> Outcome {
-    let upstream = &gateway.upstreams[upstream_number];
-    let mut upload = match prepare(client, gateway, scratch, hop_peer, &upstream.authority) {
+    let upstream = &gateway.upstreams[way.upstream];
+    let mut upload = match prepare(client, gateway, scratch, hop_peer, way) {
         Ok(upload) => upload,
         Err(refusal) => return Outcome::Failed { failure: Failure::Refused(refusal), is_whole: false },
     };
     let may_repeat = scratch.head.kind.is_idempotent() && upload.body.is_done();
     let attempts = Attempts::new(upstream.pick(), upstream.backends(), upstream.settings.retries, may_repeat);
-    let mut tries = Tries { gateway, upstream, number: upstream_number, attempts };
+    let mut tries = Tries { gateway, upstream, number: way.upstream, attempts, patience: way.patience };
     loop {
         let mut lease = match tries.open().await {
             Ok(lease) => lease,
@@ -104,7 +105,7 @@ pub async fn exchange(
         };
         lease.conn.reader.lend(gateway.buffer());
         let watching = client.watch(&lease.conn);
-        let sent = lease.conn.writer.send(&mut scratch.out, upstream.settings.response).await;
+        let sent = lease.conn.writer.send(&mut scratch.out, way.patience.response).await;
         if sent.result.is_err() {
             if watching.is_gone() {
                 return Outcome::Abandoned;
@@ -114,7 +115,7 @@ pub async fn exchange(
                 continue;
             }
         }
-        let flight = Flight::new(gateway, upstream, client, keep_alive);
+        let flight = Flight::new(gateway, way, client, keep_alive);
         let ended = match upload.body.is_done() || sent.result.is_err() {
             true => flight.answer(client, &mut lease, scratch, upload.body.is_done()).await,
             // Boxed, or every connection would hold the room for two directions at once.
@@ -154,8 +155,9 @@ fn prepare(
     gateway: &Gateway,
     scratch: &mut Scratch,
     hop_peer: &str,
-    authority: &str,
+    way: &Way,
 ) -> Result<Upload, Refusal> {
+    let authority = &gateway.upstreams[way.upstream].authority;
     let hop = Hop { peer: hop_peer, trusted: scratch.caller.via_trusted, request_id: &scratch.request_id, authority };
     scratch.out.clear();
     scratch.offer.clear();
@@ -168,7 +170,7 @@ fn prepare(
         body: Decoder::new(scratch.head.framing),
         awaits_continue: scratch.head.expects_continue && client.reader.data().is_empty(),
         framed: scratch.head.framing,
-        room: gateway.rules.bounds.body_max.unwrap_or(u64::MAX),
+        room: way.body_max.unwrap_or(u64::MAX),
     };
     upload.gather(gateway, &mut client.reader, &mut scratch.out)?;
     Ok(upload)
@@ -276,7 +278,7 @@ impl Ended {
 /// One attempt on an open connection.
 struct Flight<'g> {
     gateway: &'g Gateway,
-    upstream: &'g Upstream,
+    way: &'g Way,
     keep_alive: bool,
     /// When the request, or the first part of it, was sent.
     asked: Micros,
@@ -289,10 +291,10 @@ struct Flight<'g> {
 }
 
 impl<'g> Flight<'g> {
-    fn new(gateway: &'g Gateway, upstream: &'g Upstream, client: &Conn, keep_alive: bool) -> Flight<'g> {
+    fn new(gateway: &'g Gateway, way: &'g Way, client: &Conn, keep_alive: bool) -> Flight<'g> {
         Flight {
             gateway,
-            upstream,
+            way,
             keep_alive,
             asked: gateway.clock.now(),
             client: client.reader.timer(),
@@ -303,7 +305,7 @@ impl<'g> Flight<'g> {
 
     /// The request is sent: reads the response and passes it on.
     async fn answer(&self, client: &mut Conn, lease: &mut Lease, scratch: &mut Scratch, is_whole: bool) -> Ended {
-        lease.conn.reader.deadline(self.upstream.settings.response);
+        lease.conn.reader.deadline(self.way.patience.response);
         let stage = Cell::new(Stage::Nothing);
         let keep_alive = Cell::new(self.keep_alive && is_whole);
         let download = Download {
@@ -389,7 +391,7 @@ impl<'g> Flight<'g> {
             if reader.data().is_empty() {
                 match (self.awaits_continue.get(), stage.get()) {
                     (_, Stage::Begun(_)) => {}
-                    (true, _) => response.deadline(self.upstream.settings.response),
+                    (true, _) => response.deadline(self.way.patience.response),
                     (false, _) => reader.deadline(self.gateway.rules.timeouts.body),
                 }
                 reader.fill(PIECE_MAX).await.map_err(|end| match end {
@@ -405,24 +407,24 @@ impl<'g> Flight<'g> {
             reader.no_deadline();
             out.clear();
             let sent = match upload.take_all(reader.data().len()) {
-                true => writer.send_from(reader, self.upstream.settings.response).await,
+                true => writer.send_from(reader, self.way.patience.response).await,
                 false => {
                     let gathered = upload.gather(self.gateway, reader, out);
                     gathered.map_err(|refusal| Uploading::Client(Failure::Refused(refusal)))?;
-                    writer.send(out, self.upstream.settings.response).await.result
+                    writer.send(out, self.way.patience.response).await.result
                 }
             };
             if sent.is_err() {
                 // It may have answered before it stopped reading.
                 if !matches!(stage.get(), Stage::Begun(_)) {
-                    response.deadline(self.upstream.settings.response);
+                    response.deadline(self.way.patience.response);
                 }
                 return Err(Uploading::Backend);
             }
         }
         reader.no_deadline();
         if !matches!(stage.get(), Stage::Begun(_)) {
-            response.deadline(self.upstream.settings.response);
+            response.deadline(self.way.patience.response);
         }
         Ok(())
     }
@@ -443,7 +445,7 @@ impl<'g> Flight<'g> {
             self.gateway.return_buffer(buffer);
             if reusable {
                 lease.conn.reader.no_deadline();
-                self.upstream.keep(lease, self.gateway.deadlines.coarse_now());
+                self.gateway.upstreams[self.way.upstream].keep(lease, self.gateway.deadlines.coarse_now());
             }
         }
     }
@@ -560,7 +562,7 @@ impl Download<'_> {
                 reader.no_deadline();
                 flight.client.deadline(flight.gateway.rules.timeouts.body);
             }
-            false => reader.move_deadline(flight.upstream.settings.response),
+            false => reader.move_deadline(flight.way.patience.response),
         }
     }
 
@@ -619,7 +621,7 @@ impl Download<'_> {
 
     /// Receives more of the body; true where the close was its proper end.
     async fn is_over(&self, reader: &mut Reader, body: &Decoder) -> Result<bool, BreakOff> {
-        reader.deadline(self.flight.upstream.settings.response);
+        reader.deadline(self.flight.way.patience.response);
         let received = reader.fill(PIECE_MAX).await;
         // From here it is the client that may be slow.
         reader.no_deadline();

@@ -1,5 +1,8 @@
 //! Routes: what they take, and what they change on the way. Real gateways, and origins that remember what they got.
 
+/// How long a route waits, and how much it takes.
+mod bounds;
+
 /// Which route a request takes, and which limits.
 mod matching;
 

@@ -80,8 +80,8 @@ pub enum Io {
 pub struct Route {
     /// Which requests.
     pub scope: route::Match,
-    /// Position in [`Config::upstreams`].
-    pub upstream: usize,
+    /// How they are forwarded; the upstream is a position in [`Config::upstreams`].
+    pub way: upstream::way::Way,
 }
 
 /// What is logged beyond starts, stops and faults.
@@ -108,7 +108,7 @@ impl Config {
         let consumers = callers::consumers(root)?;
         let store = store::store(root)?;
         let upstreams = upstreams::upstreams(root)?;
-        let routes = routes::routes(root, &upstreams)?;
+        let routes = routes::routes(root, &upstreams, server.bounds.body_max)?;
         let sections = root.sections("limits", &file::LIMIT, limits::LIMITS_MAX)?;
         let limits = limits::limits(&sections)?;
         identity.consumers = callers::with_known_plans(consumers, &limits)?;

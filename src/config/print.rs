@@ -4,7 +4,7 @@
 
 use super::file::join;
 use super::text::{write_duration, write_size};
-use super::{Config, Io, Server};
+use super::{Config, Io, Route, Server};
 use crate::http::field::may_be_secret;
 use crate::identity::{self, Source, UnknownApiKeys};
 use crate::limit::policy::{By, Limit, Mode, Quota};
@@ -12,6 +12,7 @@ use crate::limit::{OnFailure, StoreKind, StoreSettings};
 use crate::redis::{Address, Credentials, Place, Settings, Version};
 use crate::route::{HeaderMatch, HostPattern, Match};
 use crate::upstream;
+use crate::upstream::way::Patience;
 use std::fmt::Display;
 use std::time::Duration;
 
@@ -26,10 +27,7 @@ pub(super) fn config(config: &Config) -> String {
         self::upstream(&mut out, upstream);
     }
     for route in &config.routes {
-        out.section("[[routes]]");
-        scope(&mut out, &route.scope);
-        let upstream = config.upstreams.get(route.upstream).map(|upstream| upstream.name.as_str());
-        out.line("upstream", quote(upstream.unwrap_or_default()));
+        self::route(&mut out, route, &config.upstreams);
     }
     for limit in &config.limits {
         self::limit(&mut out, limit);
@@ -82,7 +80,7 @@ fn server(out: &mut Page, server: &Server, identity: &identity::Settings) {
     out.line("max_connections", server.max_connections);
     out.line("max_head", quote(write_size(server.bounds.head_max as u64)));
     out.line("max_headers", server.bounds.fields_max);
-    out.line("max_body", quote(server.bounds.body_max.map_or("unlimited".into(), write_size)));
+    out.line("max_body", quote(body_max(server.bounds.body_max)));
     out.section("[server.timeouts]");
     out.wait("head", server.timeouts.head);
     out.wait("body", server.timeouts.body);
@@ -212,6 +210,21 @@ fn upstream(out: &mut Page, upstream: &upstream::Settings) {
         [upstream.connect, upstream.response, upstream.idle].map(|wait| quote(write_duration(wait)));
     out.line("timeouts", format!("{{ connect = {connect}, response = {response}, idle = {idle} }}"));
     out.line("health", "{ path = \"\", interval = \"2s\", unhealthy_after = 3, healthy_after = 2 }");
+}
+
+fn route(out: &mut Page, route: &Route, upstreams: &[upstream::Settings]) {
+    out.section("[[routes]]");
+    scope(out, &route.scope);
+    let upstream = upstreams.get(route.way.upstream).map(|upstream| upstream.name.as_str());
+    out.line("upstream", quote(upstream.unwrap_or_default()));
+    let Patience { connect, response } = route.way.patience;
+    let [connect, response] = [connect, response].map(|wait| quote(write_duration(wait)));
+    out.line("timeouts", format!("{{ connect = {connect}, response = {response} }}"));
+    out.line("max_body", quote(body_max(route.way.body_max)));
+}
+
+fn body_max(bytes: Option<u64>) -> String {
+    bytes.map_or("unlimited".into(), write_size)
 }
 
 fn scope(out: &mut Page, scope: &Match) {

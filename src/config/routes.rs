@@ -4,22 +4,29 @@
 
 use super::Route;
 use super::error::{ConfigError, Flaw, did_you_mean};
-use super::file::{ROUTE, Section, Value};
+use super::file::{ROUTE, ROUTE_TIMEOUTS, Section, Value};
+use super::server::{self, WAIT};
 use super::text;
 use crate::identity::endpoint;
 use crate::route::{HeaderMatch, HostPattern, Match};
 use crate::upstream::Settings;
+use crate::upstream::way::{Patience, Way};
 
 const ROUTES_MAX: usize = 1000;
 const METHODS_MAX: usize = 32;
 const HEADERS_MAX: usize = 16;
 const PATH_MAX: usize = 1024;
 
-/// The routes. With one upstream, none needs to be written: everything goes there.
-pub(super) fn routes(root: &Section<'_>, upstreams: &[Settings]) -> Result<Vec<Route>, ConfigError> {
+/// The routes. With one upstream, none needs to be written: everything goes there. `body_max` is the server's.
+pub(super) fn routes(
+    root: &Section<'_>,
+    upstreams: &[Settings],
+    body_max: Option<u64>,
+) -> Result<Vec<Route>, ConfigError> {
     let sections = root.sections("routes", &ROUTE, ROUTES_MAX)?;
-    if sections.is_empty() && upstreams.len() == 1 {
-        return Ok(vec![Route { scope: Match { path: "/".into(), ..Match::default() }, upstream: 0 }]);
+    if let ([], [only]) = (sections.as_slice(), upstreams) {
+        let way = Way { upstream: 0, patience: patience_of(only), body_max };
+        return Ok(vec![Route { scope: Match { path: "/".into(), ..Match::default() }, way }]);
     }
     if sections.is_empty() {
         let problem = format!("there are {} upstreams and no route", upstreams.len());
@@ -30,7 +37,7 @@ pub(super) fn routes(root: &Section<'_>, upstreams: &[Settings]) -> Result<Vec<R
     let mut routes: Vec<Route> = Vec::with_capacity(sections.len());
     for section in &sections {
         let scope = scope(section)?;
-        let upstream = upstream_of(section, upstreams)?;
+        let way = way(section, upstreams, body_max)?;
         if let Some(other) = routes.iter().position(|other| other.scope.is_like(&scope)) {
             let problem = format!("routes[{other}] takes the same host, path, method and headers already");
             return Err(section.error_at(
@@ -38,9 +45,25 @@ pub(super) fn routes(root: &Section<'_>, upstreams: &[Settings]) -> Result<Vec<R
                 Flaw::new(problem, "remove one of the two, or change what it applies to"),
             ));
         }
-        routes.push(Route { scope, upstream });
+        routes.push(Route { scope, way });
     }
     Ok(routes)
+}
+
+/// How requests go to their upstream: as that says, and the server, where the route does not.
+fn way(section: &Section<'_>, upstreams: &[Settings], body_max: Option<u64>) -> Result<Way, ConfigError> {
+    let upstream = upstream_of(section, upstreams)?;
+    let timeouts = section.section("timeouts", &ROUTE_TIMEOUTS)?;
+    let usual = patience_of(&upstreams[upstream]);
+    let patience = Patience {
+        connect: timeouts.read("connect", usual.connect, |value| value.duration(WAIT))?,
+        response: timeouts.read("response", usual.response, |value| value.duration(WAIT))?,
+    };
+    Ok(Way { upstream, patience, body_max: server::body_max(section, body_max)? })
+}
+
+fn patience_of(upstream: &Settings) -> Patience {
+    Patience { connect: upstream.connect, response: upstream.response }
 }
 
 fn upstream_of(section: &Section<'_>, upstreams: &[Settings]) -> Result<usize, ConfigError> {

@@ -352,6 +352,20 @@ fn routes_by_default_and_by_method() {
 }
 
 #[test]
+fn a_route_waits_and_takes_as_its_upstream_and_the_server_do_where_it_does_not_say() {
+    let config = valid(
+        "server.max_body = \"1MiB\"\n[upstreams.b]\nservers = [\"h:1\"]\ntimeouts = { connect = \"3s\", response = \"4s\" }\n\
+         [[routes]]\nupstream = \"b\"\n[[routes]]\nupstream = \"b\"\npath = \"/x\"\ntimeouts = { response = \"5min\" }\n\
+         max_body = \"unlimited\"",
+    );
+    let told = |at: usize| {
+        let way = &config.routes[at].way;
+        (way.patience.connect.as_secs(), way.patience.response.as_secs(), way.body_max)
+    };
+    assert_eq!((told(0), told(1)), ((3, 4, Some(1 << 20)), (3, 300, None)));
+}
+
+#[test]
 fn what_a_route_asks_of_the_head() {
     let config = valid(
         "[[routes]]\nupstream = \"api\"\npath = \"/a\"\nexact = true\n\
@@ -373,7 +387,7 @@ fn what_is_printed_parses_again_to_the_same() {
          [admin]\nlisten = \"off\"\n[store]\nurl = \"redis+unix:///a%20b?db=3\"\ndeadline = \"1500ms\"\n\
          [upstreams.\"a.b\"]\nservers = [\"h:1\", \"[::1]:2\"]\nretries = 0\n\
          [[routes]]\nupstream = \"a.b\"\nhost = \"*.x\"\n[[routes]]\nupstream = \"api\"\nmethods = [\"GET\"]\n\
-         [[routes]]\nupstream = \"api\"\nexact = true\nheaders = { \"X-A\" = \"$${x}\", \"X-B\" = \"*\" }\n\
+         [[routes]]\nupstream = \"api\"\nexact = true\nmax_body = \"unlimited\"\ntimeouts.connect = \"7s\"\nheaders = { \"X-A\" = \"$${x}\", \"X-B\" = \"*\" }\n\
          [[limits]]\nname = \"l\"\nrate = \"10/15s\"\nby = []\n[limits.plans.\"p.q\"]\nburst = 5\n\
          [identity]\nsources = [\"header:X-A\", \"cookie:c\", \"ip\"]";
     let stores = ["redis+sentinel://s1,[::1]:1/a%2Fb/3", "rediss+cluster://a,b:1", "rediss://h/2"];

@@ -80,7 +80,7 @@ fn unseen_consumers(config: &Config) -> Option<String> {
 }
 
 fn unused_upstreams(config: &Config) -> impl Iterator<Item = String> {
-    let used = |at: usize| config.routes.iter().any(|route| route.upstream == at);
+    let used = |at: usize| config.routes.iter().any(|route| route.way.upstream == at);
     let unused = config.upstreams.iter().enumerate().filter(move |(at, _)| !used(*at));
     unused.map(|(_, upstream)| format!("No route leads to upstream {:?}.", upstream.name))
 }

@@ -5,6 +5,7 @@ use crate::metrics::UpstreamError;
 use crate::reply::Failure;
 use crate::upstream::pool::{ConnectFault, Lease, Upstream};
 use crate::upstream::retry::Attempts;
+use crate::upstream::way::Patience;
 
 /// The attempts at one request, counted.
 pub(super) struct Tries<'g> {
@@ -13,6 +14,7 @@ pub(super) struct Tries<'g> {
     /// The upstream's.
     pub number: usize,
     pub attempts: Attempts,
+    pub patience: Patience,
 }
 
 impl Tries<'_> {
@@ -43,7 +45,7 @@ impl Tries<'_> {
                 }
             }
         }
-        upstream.connect(attempts.backend(), &gateway.deadlines).await
+        upstream.connect(attempts.backend(), &gateway.deadlines, self.patience.connect).await
     }
 
     pub fn blame(&self, error: UpstreamError) {

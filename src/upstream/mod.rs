@@ -4,6 +4,7 @@
 
 pub mod pool;
 pub mod retry;
+pub mod way;
 
 use std::cell::Cell;
 use std::time::Duration;

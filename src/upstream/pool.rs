@@ -11,6 +11,7 @@ use monoio::net::TcpStream;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Idle connections kept for each worker and backend.
 pub const IDLE_MAX: usize = 1024;
@@ -92,13 +93,18 @@ impl Upstream {
         Some(Lease { conn: newest.conn, backend, reused: true })
     }
 
-    /// A new connection to this backend.
-    pub async fn connect(&self, backend: usize, deadlines: &Rc<Deadlines>) -> Result<Lease, ConnectFault> {
+    /// A new connection to this backend, waited for that long.
+    pub async fn connect(
+        &self,
+        backend: usize,
+        deadlines: &Rc<Deadlines>,
+        wait: Duration,
+    ) -> Result<Lease, ConnectFault> {
         let member = self.backends.get(backend).ok_or(ConnectFault::NoAddress)?;
         let turn = member.connects.get();
         member.connects.set(turn.wrapping_add(1));
         let address = member.target.address(turn).ok_or(ConnectFault::NoAddress)?;
-        let connecting = monoio::time::timeout(self.settings.connect, TcpStream::connect_addr(address));
+        let connecting = monoio::time::timeout(wait, TcpStream::connect_addr(address));
         let stream = match connecting.await {
             Ok(Ok(stream)) => stream,
             Ok(Err(_)) => return Err(ConnectFault::Refused),

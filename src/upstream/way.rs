@@ -1,0 +1,23 @@
+//! The way of a route's requests to their backends: which upstream, how long to wait, how much to take. Pure.
+
+use std::time::Duration;
+
+/// How long a request waits for a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// Waiting for a connection.
+    pub connect: Duration,
+    /// Waiting for the response head, and between two pieces of a body.
+    pub response: Duration,
+}
+
+/// How requests are forwarded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// The upstream's number.
+    pub upstream: usize,
+    /// How long they wait.
+    pub patience: Patience,
+    /// Bytes of a request body after decoding; `None` = unlimited.
+    pub body_max: Option<u64>,
+}
