@@ -113,9 +113,13 @@ fn describe(config: &Config, rules: &Rules, head: &RequestHead, buffer: &[u8], q
     if let Some(most) = entry.way.body_max {
         let _ = writeln!(out, "body      at most {most} bytes");
     }
-    if let Err(refusal) = entry.prepare(head) {
+    let mut target = Vec::new();
+    if let Err(refusal) = entry.prepare(head, buffer, &mut target) {
         push_failure(out, &Failure::Refused(refusal));
         return;
+    }
+    if !target.is_empty() {
+        let _ = writeln!(out, "asked for {}", String::from_utf8_lossy(&target));
     }
     let mut sheet = Sheet::default();
     let subject = Subject { head, buffer, host, endpoint: &endpoint, route: &entry.label, caller: &caller };

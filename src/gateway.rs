@@ -12,6 +12,7 @@ use crate::limit::Limiter;
 use crate::limit::policy::{BadPolicy, Policy, Sheet};
 use crate::log::{Budget, Take};
 use crate::metrics;
+use crate::route::rewrite::PathChange;
 use crate::route::{HostPattern, Match, PathTree};
 use crate::time::{Micros, TurnClock};
 use crate::upstream::pool::Upstream;
@@ -65,7 +66,11 @@ impl Rules {
             route_table: config
                 .routes
                 .iter()
-                .map(|route| Route { way: route.way.clone(), label: route_label(&route.scope) })
+                .map(|route| Route {
+                    label: route_label(&route.scope),
+                    path: route.path.clone(),
+                    way: route.way.clone(),
+                })
                 .collect(),
             bounds: config.server.bounds,
             timeouts: config.server.timeouts,
@@ -76,6 +81,8 @@ impl Rules {
 
 /// Where a matching request goes.
 pub struct Route {
+    /// What becomes of their paths.
+    pub path: PathChange,
     /// How they are forwarded.
     pub way: Way,
     /// Its name in keys and metrics.
@@ -83,11 +90,17 @@ pub struct Route {
 }
 
 impl Route {
-    /// What must be known of a request before it is charged: whether this route can take it.
-    pub fn prepare(&self, head: &RequestHead) -> Result<(), Refusal> {
+    /// What must be known of a request before it is charged: whether this route can take it. Writes the target that the
+    /// backend is asked for, where it is not the one that was sent; else nothing.
+    pub fn prepare(&self, head: &RequestHead, buffer: &[u8], target: &mut Vec<u8>) -> Result<(), Refusal> {
+        target.clear();
         match (head.framing, self.way.body_max) {
-            (Framing::Length(length), Some(most)) if length > most => Err(Refusal::BodyTooLarge),
-            _ => Ok(()),
+            (Framing::Length(length), Some(most)) if length > most => return Err(Refusal::BodyTooLarge),
+            _ => {}
+        }
+        match self.path.is_none() {
+            true => Ok(()),
+            false => self.path.apply(head.forwarded_target(buffer), target),
         }
     }
 }
@@ -164,6 +177,8 @@ pub struct Scratch {
     pub caller: Caller,
     /// The normalised path.
     pub endpoint: Vec<u8>,
+    /// The target as its route changes it; empty where it does not.
+    pub target: Vec<u8>,
     /// The request's limits.
     pub sheet: Sheet,
     /// The request's id.
@@ -228,7 +243,7 @@ impl Gateway {
     /// Takes working space back; what a large message made it grow to is dropped.
     pub fn return_scratch(&self, mut scratch: Box<Scratch>) {
         let mut spares = self.scratches.borrow_mut();
-        for bytes in [&mut scratch.out, &mut scratch.back] {
+        for bytes in [&mut scratch.out, &mut scratch.back, &mut scratch.target] {
             bytes.clear();
             bytes.shrink_to(BUFFER);
         }

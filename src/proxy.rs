@@ -202,7 +202,7 @@ impl Request<'_> {
     /// Who asks, for what, where it goes, and which limits apply.
     fn place(&mut self) -> Result<(), Failure> {
         let rules = &self.gateway.rules;
-        let Scratch { head, caller, endpoint, sheet, .. } = &mut *self.scratch;
+        let Scratch { head, caller, endpoint, target, sheet, .. } = &mut *self.scratch;
         let buffer = self.client.reader.data();
         rules.identity.mark_aliases(head, buffer);
         rules.identity.of(head, buffer, self.peer.ip, caller)?;
@@ -212,7 +212,7 @@ impl Request<'_> {
         let number = rules.routes.longest(&asked).ok_or(Failure::NoRoute)?;
         self.route = Some(number);
         let route = &rules.route_table[number];
-        route.prepare(head).map_err(Failure::Refused)?;
+        route.prepare(head, buffer, target).map_err(Failure::Refused)?;
         let subject = Subject { head, buffer, host, endpoint, route: &route.label, caller };
         rules.policy.apply(&subject, sheet).map_err(Failure::Refused)
     }

@@ -158,7 +158,13 @@ fn prepare(
     way: &Way,
 ) -> Result<Upload, Refusal> {
     let authority = &gateway.upstreams[way.upstream].authority;
-    let hop = Hop { peer: hop_peer, trusted: scratch.caller.via_trusted, request_id: &scratch.request_id, authority };
+    let hop = Hop {
+        peer: hop_peer,
+        trusted: scratch.caller.via_trusted,
+        request_id: &scratch.request_id,
+        target: (!scratch.target.is_empty()).then_some(&scratch.target),
+        authority,
+    };
     scratch.out.clear();
     scratch.offer.clear();
     if scratch.head.upgrades {

@@ -4,6 +4,8 @@
 //! A path prefix matches whole segments: `/api` and `/api/` both match `/api` and `/api/x`, never `/apix`.
 //! Pure.
 
+pub mod rewrite;
+
 use crate::http::field::{Field, FieldName};
 use crate::http::head::RequestHead;
 use std::collections::HashMap;

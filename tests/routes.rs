@@ -3,6 +3,9 @@
 /// How long a route waits, and how much it takes.
 mod bounds;
 
+/// What a backend gets of a path that a route changes.
+mod paths;
+
 /// Which route a request takes, and which limits.
 mod matching;
 

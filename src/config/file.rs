@@ -44,7 +44,9 @@ keys! {
     UPSTREAM = "upstreams.*": "servers" "balance" "retries" "timeouts" "health";
     UPSTREAM_TIMEOUTS = "upstreams.*.timeouts": "connect" "response" "idle";
     UPSTREAM_HEALTH = "upstreams.*.health": "path" "interval" "unhealthy_after" "healthy_after";
-    ROUTE = "routes": "path" "exact" "host" "methods" "headers" "upstream" "timeouts" "max_body";
+    ROUTE = "routes": "path" "exact" "host" "methods" "headers" "upstream" "timeouts" "max_body"
+        "strip_prefix" "rewrite" "add_prefix";
+    ROUTE_REWRITE = "routes.rewrite": "pattern" "to";
     ROUTE_TIMEOUTS = "routes.timeouts": "connect" "response";
     LIMIT = "limits": "name" "match" "by" "rate" "burst" "cost" "mode" "plans" "count_preflight" "on_failure"
         "lease";

@@ -80,6 +80,8 @@ pub enum Io {
 pub struct Route {
     /// Which requests.
     pub scope: route::Match,
+    /// What becomes of their paths.
+    pub path: route::rewrite::PathChange,
     /// How they are forwarded; the upstream is a position in [`Config::upstreams`].
     pub way: upstream::way::Way,
 }

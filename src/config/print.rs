@@ -221,6 +221,16 @@ fn route(out: &mut Page, route: &Route, upstreams: &[upstream::Settings]) {
     let [connect, response] = [connect, response].map(|wait| quote(write_duration(wait)));
     out.line("timeouts", format!("{{ connect = {connect}, response = {response} }}"));
     out.line("max_body", quote(body_max(route.way.body_max)));
+    if let Some(prefix) = &route.path.strip {
+        out.line("strip_prefix", quote(prefix));
+    }
+    if let Some(rewrite) = &route.path.rewrite {
+        let (pattern, to) = (quote(rewrite.pattern()), quote(rewrite.to()));
+        out.line("rewrite", format!("{{ pattern = {pattern}, to = {to} }}"));
+    }
+    if let Some(prefix) = &route.path.add {
+        out.line("add_prefix", quote(prefix));
+    }
 }
 
 fn body_max(bytes: Option<u64>) -> String {

@@ -4,10 +4,11 @@
 
 use super::Route;
 use super::error::{ConfigError, Flaw, did_you_mean};
-use super::file::{ROUTE, ROUTE_TIMEOUTS, Section, Value};
+use super::file::{ROUTE, ROUTE_REWRITE, ROUTE_TIMEOUTS, Section, Value};
 use super::server::{self, WAIT};
 use super::text;
 use crate::identity::endpoint;
+use crate::route::rewrite::{BadRewrite, PATTERN_MAX, PathChange, Rewrite};
 use crate::route::{HeaderMatch, HostPattern, Match};
 use crate::upstream::Settings;
 use crate::upstream::way::{Patience, Way};
@@ -26,7 +27,8 @@ pub(super) fn routes(
     let sections = root.sections("routes", &ROUTE, ROUTES_MAX)?;
     if let ([], [only]) = (sections.as_slice(), upstreams) {
         let way = Way { upstream: 0, patience: patience_of(only), body_max };
-        return Ok(vec![Route { scope: Match { path: "/".into(), ..Match::default() }, way }]);
+        let scope = Match { path: "/".into(), ..Match::default() };
+        return Ok(vec![Route { scope, path: PathChange::default(), way }]);
     }
     if sections.is_empty() {
         let problem = format!("there are {} upstreams and no route", upstreams.len());
@@ -37,6 +39,7 @@ pub(super) fn routes(
     let mut routes: Vec<Route> = Vec::with_capacity(sections.len());
     for section in &sections {
         let scope = scope(section)?;
+        let path = path_change(section, &scope)?;
         let way = way(section, upstreams, body_max)?;
         if let Some(other) = routes.iter().position(|other| other.scope.is_like(&scope)) {
             let problem = format!("routes[{other}] takes the same host, path, method and headers already");
@@ -45,9 +48,58 @@ pub(super) fn routes(
                 Flaw::new(problem, "remove one of the two, or change what it applies to"),
             ));
         }
-        routes.push(Route { scope, way });
+        routes.push(Route { scope, path, way });
     }
     Ok(routes)
+}
+
+/// What becomes of paths: the keys `strip_prefix`, `rewrite` and `add_prefix`.
+fn path_change(section: &Section<'_>, scope: &Match) -> Result<PathChange, ConfigError> {
+    let strip = section.read("strip_prefix", None, |value| {
+        let prefix = value.parse(path)?;
+        let whole = Match { path: prefix.clone(), ..Match::default() };
+        if prefix == "/" {
+            return Err(value.error("cuts nothing off", "remove it, or write a prefix such as \"/api\""));
+        }
+        match whole.covers(scope) {
+            true => Ok(Some(prefix)),
+            false => {
+                let problem = format!("the route takes {}, which does not lie below {prefix}", scope.path);
+                Err(value.error(problem, format!("write a prefix of path, or path = {:?}", prefix.clone() + "/")))
+            }
+        }
+    })?;
+    let rewrite = section.read("rewrite", None, |value| rewrite(value).map(Some))?;
+    let add = section.read("add_prefix", None, |value| value.parse(added).map(Some))?;
+    Ok(PathChange { strip, rewrite, add })
+}
+
+fn rewrite(value: &Value<'_>) -> Result<Rewrite, ConfigError> {
+    let section = value.section(&ROUTE_REWRITE)?;
+    let pattern = section.require("pattern", "write what is replaced, such as \"^/old/(.*)$\"")?;
+    let to = section.require("to", "write what stands for it, such as \"/new/$1\"")?;
+    Rewrite::new(&pattern.text()?, &to.text()?).map_err(|bad| match bad {
+        BadRewrite::Pattern(problem) => {
+            let fix = format!("use a regular expression of at most {PATTERN_MAX} characters, without look-around");
+            pattern.error(problem, fix)
+        }
+        BadRewrite::To(problem) => {
+            to.error(problem, "write a path with $0 to $9 for groups of the pattern, and $$ for \"$\"")
+        }
+    })
+}
+
+/// A prefix that is put before a path stands there as it is written.
+fn added(text: &str) -> Result<String, Flaw> {
+    let normal = path(text)?;
+    let prefix = text.trim_end_matches('/');
+    match normal == prefix && !prefix.is_empty() {
+        true => Ok(normal),
+        false => {
+            let fix = "write visible characters as they are, without empty and dot segments, %2F, \";\" and \"\\\"";
+            Err(Flaw::new(format!("{text:?} is no prefix in normal form"), fix))
+        }
+    }
 }
 
 /// How requests go to their upstream: as that says, and the server, where the route does not.

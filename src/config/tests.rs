@@ -387,6 +387,8 @@ fn what_is_printed_parses_again_to_the_same() {
          [admin]\nlisten = \"off\"\n[store]\nurl = \"redis+unix:///a%20b?db=3\"\ndeadline = \"1500ms\"\n\
          [upstreams.\"a.b\"]\nservers = [\"h:1\", \"[::1]:2\"]\nretries = 0\n\
          [[routes]]\nupstream = \"a.b\"\nhost = \"*.x\"\n[[routes]]\nupstream = \"api\"\nmethods = [\"GET\"]\n\
+         [[routes]]\nupstream = \"api\"\npath = \"/a/b\"\nstrip_prefix = \"/a/\"\nadd_prefix = \"/v1/\"\n\
+         rewrite = { pattern = '^/(\\d)\"$', to = \"/$1$$${x}\" }\n\
          [[routes]]\nupstream = \"api\"\nexact = true\nmax_body = \"unlimited\"\ntimeouts.connect = \"7s\"\nheaders = { \"X-A\" = \"$${x}\", \"X-B\" = \"*\" }\n\
          [[limits]]\nname = \"l\"\nrate = \"10/15s\"\nby = []\n[limits.plans.\"p.q\"]\nburst = 5\n\
          [identity]\nsources = [\"header:X-A\", \"cookie:c\", \"ip\"]";

@@ -23,6 +23,8 @@ pub struct Hop<'a> {
     pub trusted: bool,
     /// The id of this request.
     pub request_id: &'a [u8],
+    /// The target to ask for, where it is not the one that was sent.
+    pub target: Option<&'a [u8]>,
     /// The host for a request that names none, as HTTP/1.0 may: a backend need not take an empty one.
     pub authority: &'a str,
 }
@@ -39,7 +41,7 @@ pub fn client_request_id<'b>(head: &RequestHead, buffer: &'b [u8]) -> Option<&'b
 pub fn request(out: &mut Vec<u8>, buffer: &[u8], head: &RequestHead, hop: &Hop<'_>) {
     out.extend_from_slice(head.method.of(buffer));
     out.push(b' ');
-    let target = head.target.of(buffer);
+    let target = hop.target.unwrap_or(head.target.of(buffer));
     if target.is_empty() && head.kind == Method::Options {
         // An absolute target without path and query asks about the server itself (RFC 9112 section 3.2.4).
         out.push(b'*');

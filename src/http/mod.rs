@@ -8,7 +8,7 @@ pub mod body;
 pub mod field;
 pub mod forward;
 pub mod head;
-mod path;
+pub(crate) mod path;
 pub mod trailers;
 
 use thiserror::Error;

@@ -4,7 +4,8 @@ use super::*;
 use crate::http::Bounds;
 
 const BOUNDS: Bounds = Bounds { head_max: 4096, fields_max: 64, body_max: None };
-const HOP: Hop<'static> = Hop { peer: "203.0.113.7", trusted: false, request_id: b"id1", authority: "up:1" };
+const HOP: Hop<'static> =
+    Hop { peer: "203.0.113.7", trusted: false, request_id: b"id1", target: None, authority: "up:1" };
 
 fn forwarded(text: &str, hop: &Hop<'_>) -> String {
     let mut head = RequestHead::default();

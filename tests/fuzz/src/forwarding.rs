@@ -72,7 +72,7 @@ fn forward_request(bytes: &[u8], read: &Request, trusted: bool) {
     let Ok(Some(mut head)) = parse_request(bytes, &BOUNDS) else { panic!("not taken: {}", shown(bytes)) };
     Identity::new(Settings::default()).mark_aliases(&mut head, bytes);
     let mut out = Vec::new();
-    let hop = Hop { peer: PEER, trusted, request_id: REQUEST_ID, authority: AUTHORITY };
+    let hop = Hop { peer: PEER, trusted, request_id: REQUEST_ID, target: None, authority: AUTHORITY };
     forward::request(&mut out, bytes, &head, &hop);
     let Verdict::Whole(sent) = grammar::request(&out, &WIDE) else { panic!("no request: {}", shown(&out)) };
     let Ok(Some(again)) = parse_request(&out, &WIDE) else { panic!("not taken: {}", shown(&out)) };
