@@ -5,6 +5,8 @@
 use crate::config::Config;
 use crate::gateway::Rules;
 use crate::http::Refusal;
+use crate::http::changes::Changes;
+use crate::http::field::may_be_secret;
 use crate::http::head::RequestHead;
 use crate::identity::{self, Caller};
 use crate::limit::policy::{BadPolicy, Mode, Policy, Sheet, Subject};
@@ -121,11 +123,24 @@ fn describe(config: &Config, rules: &Rules, head: &RequestHead, buffer: &[u8], q
     if !target.is_empty() {
         let _ = writeln!(out, "asked for {}", String::from_utf8_lossy(&target));
     }
+    push_changes("request", &entry.way.request, out);
+    push_changes("response", &entry.way.response, out);
     let mut sheet = Sheet::default();
     let subject = Subject { head, buffer, host, endpoint: &endpoint, route: &entry.label, caller: &caller };
     match rules.policy.apply(&subject, &mut sheet) {
         Ok(()) => push_limits(&rules.policy, &sheet, out),
         Err(refusal) => push_failure(out, &Failure::Refused(refusal)),
+    }
+}
+
+/// The fields that are changed, without the values of those that may be secrets.
+fn push_changes(message: &str, changes: &Changes, out: &mut String) {
+    for (name, value) in changes.set_fields() {
+        let value = if may_be_secret(name) { "***" } else { value };
+        let _ = writeln!(out, "{message:<9} {name} is set to {value:?}");
+    }
+    for name in changes.removed() {
+        let _ = writeln!(out, "{message:<9} {name} is removed");
     }
 }
 

@@ -9,6 +9,7 @@ mod tries;
 use crate::conn::{Conn, End, Reader, Timer, Writer};
 use crate::gateway::{Gateway, Scratch};
 use crate::http::body::{BadBody, Decoder};
+use crate::http::changes::NONE;
 use crate::http::forward::{self, Delivery, Hop, LAST_CHUNK};
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::{BadResponse, Framing, Method, RESPONSE_BOUNDS, Refusal, Version, trailers};
@@ -164,6 +165,7 @@ fn prepare(
         request_id: &scratch.request_id,
         target: (!scratch.target.is_empty()).then_some(&scratch.target),
         authority,
+        changes: &way.request,
     };
     scratch.out.clear();
     scratch.offer.clear();
@@ -178,7 +180,7 @@ fn prepare(
         framed: scratch.head.framing,
         room: way.body_max.unwrap_or(u64::MAX),
     };
-    upload.gather(gateway, &mut client.reader, &mut scratch.out)?;
+    upload.gather(gateway, way, &mut client.reader, &mut scratch.out)?;
     Ok(upload)
 }
 
@@ -203,8 +205,9 @@ struct Upload {
 
 impl Upload {
     /// Moves what the client has sent into `out`, framed for the backend.
-    fn gather(&mut self, gateway: &Gateway, reader: &mut Reader, out: &mut Vec<u8>) -> Result<(), Refusal> {
-        let moved = gather(gateway, reader, &mut self.body, self.framed, out)?;
+    fn gather(&mut self, gateway: &Gateway, way: &Way, reader: &mut Reader, out: &mut Vec<u8>) -> Result<(), Refusal> {
+        let stays_here = |name: &[u8]| gateway.rules.identity.watches_like(name) || way.request.touches(name);
+        let moved = gather(stays_here, reader, &mut self.body, self.framed, out)?;
         self.room = self.room.checked_sub(moved).ok_or(Refusal::BodyTooLarge)?;
         Ok(())
     }
@@ -216,9 +219,9 @@ impl Upload {
 }
 
 /// Decodes what `reader` holds and appends it to `out`, framed anew, up to about [`PIECE_MAX`] bytes; the end of the body
-/// too. Gives the bytes of data.
+/// too, without the trailers that stay here. Gives the bytes of data.
 fn gather(
-    gateway: &Gateway,
+    stays_here: impl Fn(&[u8]) -> bool,
     reader: &mut Reader,
     body: &mut Decoder,
     framed: Framing,
@@ -238,7 +241,7 @@ fn gather(
     }
     if body.is_done() && !was_done && framed == Framing::Chunked {
         out.extend_from_slice(LAST_CHUNK);
-        trailers::append(out, body.trailers(), |name| gateway.rules.identity.watches_like(name));
+        trailers::append(out, body.trailers(), stays_here);
         out.extend_from_slice(b"\r\n");
     }
     Ok(moved)
@@ -415,7 +418,7 @@ impl<'g> Flight<'g> {
             let sent = match upload.take_all(reader.data().len()) {
                 true => writer.send_from(reader, self.way.patience.response).await,
                 false => {
-                    let gathered = upload.gather(self.gateway, reader, out);
+                    let gathered = upload.gather(self.gateway, self.way, reader, out);
                     gathered.map_err(|refusal| Uploading::Client(Failure::Refused(refusal)))?;
                     writer.send(out, self.way.patience.response).await.result
                 }
@@ -497,11 +500,12 @@ impl Download<'_> {
         let keep_alive = self.keep_alive.get() && framed != Framing::UntilClose && !gateway.draining.get();
         out.clear();
         let (version, asked, extra) = (self.version, self.asked, self.fields);
+        let changes = &self.flight.way.response;
         forward::response(
             out,
             reader.data(),
             head,
-            &Delivery { version, asked, keep_alive, extra, date: &gateway.date.borrow() },
+            &Delivery { version, asked, keep_alive, extra, changes, date: &gateway.date.borrow() },
         );
         reader.consume(head.len);
         if head.status == 101 {
@@ -583,7 +587,7 @@ impl Download<'_> {
         if self.version == Version::Http11 {
             out.clear();
             let (version, asked) = (self.version, self.asked);
-            let delivery = Delivery { version, asked, keep_alive: true, extra: &[], date: "" };
+            let delivery = Delivery { version, asked, keep_alive: true, extra: &[], changes: &NONE, date: "" };
             forward::response(out, reader.data(), head, &delivery);
             self.stage.set(Stage::Interim);
             let sent = writer.send(out, self.flight.gateway.rules.timeouts.write).await;
@@ -605,7 +609,9 @@ impl Download<'_> {
     ) -> Result<(), BreakOff> {
         let write = self.flight.gateway.rules.timeouts.write;
         loop {
-            let bad = gather(self.flight.gateway, reader, body, framed, out).is_err();
+            let Flight { gateway, way, .. } = self.flight;
+            let stays_here = |name: &[u8]| gateway.rules.identity.watches_like(name) || way.response.touches(name);
+            let bad = gather(stays_here, reader, body, framed, out).is_err();
             if !out.is_empty() {
                 writer.send(out, write).await.result?;
                 out.clear();

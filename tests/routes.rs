@@ -3,6 +3,9 @@
 /// How long a route waits, and how much it takes.
 mod bounds;
 
+/// What a backend gets of a request's fields, and a client of a response's, where a route changes them.
+mod headers;
+
 /// What a backend gets of a path that a route changes.
 mod paths;
 

@@ -5,6 +5,7 @@
 use super::file::join;
 use super::text::{write_duration, write_size};
 use super::{Config, Io, Route, Server};
+use crate::http::changes::Changes;
 use crate::http::field::may_be_secret;
 use crate::identity::{self, Source, UnknownApiKeys};
 use crate::limit::policy::{By, Limit, Mode, Quota};
@@ -221,6 +222,8 @@ fn route(out: &mut Page, route: &Route, upstreams: &[upstream::Settings]) {
     let [connect, response] = [connect, response].map(|wait| quote(write_duration(wait)));
     out.line("timeouts", format!("{{ connect = {connect}, response = {response} }}"));
     out.line("max_body", quote(body_max(route.way.body_max)));
+    changes(out, "request", &route.way.request);
+    changes(out, "response", &route.way.response);
     if let Some(prefix) = &route.path.strip {
         out.line("strip_prefix", quote(prefix));
     }
@@ -230,6 +233,14 @@ fn route(out: &mut Page, route: &Route, upstreams: &[upstream::Settings]) {
     }
     if let Some(prefix) = &route.path.add {
         out.line("add_prefix", quote(prefix));
+    }
+}
+
+fn changes(out: &mut Page, key: &str, changes: &Changes) {
+    if !changes.is_none() {
+        let set = changes.set_fields().iter().map(|(name, value)| (name.as_str(), value.clone()));
+        let (set, removed) = (fields(set), quote_all(changes.removed()));
+        out.line(key, format!("{{ set = {set}, remove = {removed} }}"));
     }
 }
 

@@ -4,9 +4,10 @@
 
 use super::Route;
 use super::error::{ConfigError, Flaw, did_you_mean};
-use super::file::{ROUTE, ROUTE_REWRITE, ROUTE_TIMEOUTS, Section, Value};
+use super::file::{ROUTE, ROUTE_REQUEST, ROUTE_RESPONSE, ROUTE_REWRITE, ROUTE_TIMEOUTS, Section, Value};
 use super::server::{self, WAIT};
 use super::text;
+use crate::http::changes::{BadChange, CHANGES_MAX, Changes, Kind};
 use crate::identity::endpoint;
 use crate::route::rewrite::{BadRewrite, PATTERN_MAX, PathChange, Rewrite};
 use crate::route::{HeaderMatch, HostPattern, Match};
@@ -26,7 +27,8 @@ pub(super) fn routes(
 ) -> Result<Vec<Route>, ConfigError> {
     let sections = root.sections("routes", &ROUTE, ROUTES_MAX)?;
     if let ([], [only]) = (sections.as_slice(), upstreams) {
-        let way = Way { upstream: 0, patience: patience_of(only), body_max };
+        let patience = patience_of(only);
+        let way = Way { upstream: 0, patience, body_max, request: Changes::default(), response: Changes::default() };
         let scope = Match { path: "/".into(), ..Match::default() };
         return Ok(vec![Route { scope, path: PathChange::default(), way }]);
     }
@@ -111,7 +113,43 @@ fn way(section: &Section<'_>, upstreams: &[Settings], body_max: Option<u64>) -> 
         connect: timeouts.read("connect", usual.connect, |value| value.duration(WAIT))?,
         response: timeouts.read("response", usual.response, |value| value.duration(WAIT))?,
     };
-    Ok(Way { upstream, patience, body_max: server::body_max(section, body_max)? })
+    Ok(Way {
+        upstream,
+        patience,
+        body_max: server::body_max(section, body_max)?,
+        request: changes(&section.section("request", &ROUTE_REQUEST)?, Kind::Request)?,
+        response: changes(&section.section("response", &ROUTE_RESPONSE)?, Kind::Response)?,
+    })
+}
+
+/// Header fields that are changed: the keys `set` and `remove`.
+fn changes(section: &Section<'_>, kind: Kind) -> Result<Changes, ConfigError> {
+    let mut changes = Changes::default();
+    let refused = |value: &Value<'_>, name: &str, bad: BadChange| {
+        let fix = match bad {
+            BadChange::Framing | BadChange::Ours => "remove it",
+            BadChange::HostRemoved => "set it, or remove this",
+            BadChange::BadHost => "write \"example.com\" or \"example.com:8080\"",
+            BadChange::Twice => "remove one of the two",
+        };
+        value.error(format!("{name:?} {bad}"), fix)
+    };
+    section.read("set", (), |value| {
+        for (name, value) in value.entries(CHANGES_MAX)? {
+            let name = text::token(name).map_err(|flaw| value.blame(flaw))?;
+            let text = value.parse(text::field_value)?;
+            changes.set(kind, &name, &text).map_err(|bad| refused(&value, &name, bad))?;
+        }
+        Ok(())
+    })?;
+    section.read("remove", (), |value| {
+        for item in value.items(CHANGES_MAX)? {
+            let name = item.parse(text::token)?;
+            changes.remove(kind, &name).map_err(|bad| refused(&item, &name, bad))?;
+        }
+        Ok(())
+    })?;
+    Ok(changes)
 }
 
 fn patience_of(upstream: &Settings) -> Patience {

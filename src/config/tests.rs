@@ -48,7 +48,8 @@ fn whole_manual() -> String {
 /// The dotted path of each key in a table, with the names that users choose as `*`, and the way to it.
 fn paths(table: &toml::Table, at: &str, way: &[String], out: &mut Vec<(String, Vec<String>)>) {
     for (key, value) in table {
-        let chosen = at.ends_with(".headers") || matches!(at, "upstreams" | "limits.plans");
+        let chosen =
+            [".headers", ".set"].iter().any(|key| at.ends_with(key)) || matches!(at, "upstreams" | "limits.plans");
         let name = if chosen { "*" } else { key };
         let path = if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") };
         let way = [way, std::slice::from_ref(key)].concat();
@@ -387,7 +388,8 @@ fn what_is_printed_parses_again_to_the_same() {
          [admin]\nlisten = \"off\"\n[store]\nurl = \"redis+unix:///a%20b?db=3\"\ndeadline = \"1500ms\"\n\
          [upstreams.\"a.b\"]\nservers = [\"h:1\", \"[::1]:2\"]\nretries = 0\n\
          [[routes]]\nupstream = \"a.b\"\nhost = \"*.x\"\n[[routes]]\nupstream = \"api\"\nmethods = [\"GET\"]\n\
-         [[routes]]\nupstream = \"api\"\npath = \"/a/b\"\nstrip_prefix = \"/a/\"\nadd_prefix = \"/v1/\"\n\
+         [[routes]]\nupstream = \"api\"\npath = \"/a/b\"\nstrip_prefix = \"/a/\"\nrequest.remove = \"Cookie\"\n\
+         response = { set = { \"X-A\" = \"$${x}\", \"x.b\" = \"\" }, remove = [\"Server\", \"Via\"] }\nadd_prefix = \"/v1/\"\n\
          rewrite = { pattern = '^/(\\d)\"$', to = \"/$1$$${x}\" }\n\
          [[routes]]\nupstream = \"api\"\nexact = true\nmax_body = \"unlimited\"\ntimeouts.connect = \"7s\"\nheaders = { \"X-A\" = \"$${x}\", \"X-B\" = \"*\" }\n\
          [[limits]]\nname = \"l\"\nrate = \"10/15s\"\nby = []\n[limits.plans.\"p.q\"]\nburst = 5\n\
@@ -409,6 +411,10 @@ fn what_is_printed_shows_no_secret() {
     let printed = valid(text).print();
     assert!(!printed.contains("s3cret") && printed.contains("username = \"u\""), "{printed}");
     printed.parse::<toml::Table>().unwrap();
+    let text =
+        "[[routes]]\nupstream = \"api\"\nheaders.X-Token = \"${PASS}\"\nrequest.set.Authorization = \"B ${PASS}\"\n";
+    let printed = valid(text).print();
+    assert!(!printed.contains("s3cret") && printed.contains("set = { Authorization = \"***\" }"), "{printed}");
 }
 
 /// A limit `name` with more keys.

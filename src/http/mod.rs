@@ -5,6 +5,7 @@
 //! buffer; bodies run through small state machines that see slices. Pure.
 
 pub mod body;
+pub mod changes;
 pub mod field;
 pub mod forward;
 pub mod head;

@@ -1,5 +1,6 @@
 //! The way of a route's requests to their backends: which upstream, how long to wait, how much to take. Pure.
 
+use crate::http::changes::Changes;
 use std::time::Duration;
 
 /// How long a request waits for a backend.
@@ -20,4 +21,8 @@ pub struct Way {
     pub patience: Patience,
     /// Bytes of a request body after decoding; `None` = unlimited.
     pub body_max: Option<u64>,
+    /// What becomes of the fields of requests.
+    pub request: Changes,
+    /// What becomes of the fields of responses.
+    pub response: Changes,
 }
