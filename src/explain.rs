@@ -2,8 +2,8 @@
 //!
 //! It asks the same rooms as the proxy does, so it cannot say anything else than what happens. Pure.
 
-use crate::config::Config;
-use crate::gateway::Rules;
+use crate::config::{Config, Goal};
+use crate::gateway::{Route, Rules};
 use crate::http::Refusal;
 use crate::http::changes::Changes;
 use crate::http::field::may_be_secret;
@@ -107,30 +107,44 @@ fn describe(config: &Config, rules: &Rules, head: &RequestHead, buffer: &[u8], q
         return;
     };
     let entry = &rules.route_table[route];
-    let upstream = &config.upstreams[entry.way.upstream];
-    let servers: Vec<String> = upstream.servers.iter().map(ToString::to_string).collect();
-    let _ = writeln!(out, "route     {} -> upstream {} ({})", entry.label, upstream.name, servers.join(", "));
-    let Patience { connect, response } = entry.way.patience;
-    let _ = writeln!(out, "waits     {connect:?} for a connection, {response:?} for a response");
-    if let Some(most) = entry.way.body_max {
-        let _ = writeln!(out, "body      at most {most} bytes");
-    }
     let mut target = Vec::new();
-    if let Err(refusal) = entry.prepare(head, buffer, &mut target) {
+    let prepared = entry.prepare(head, buffer, &mut target);
+    push_route(config, entry, &target, out);
+    if let Err(refusal) = prepared {
         push_failure(out, &Failure::Refused(refusal));
         return;
     }
-    if !target.is_empty() {
-        let _ = writeln!(out, "asked for {}", String::from_utf8_lossy(&target));
-    }
-    push_changes("request", &entry.way.request, out);
-    push_changes("response", &entry.way.response, out);
     let mut sheet = Sheet::default();
     let subject = Subject { head, buffer, host, endpoint: &endpoint, route: &entry.label, caller: &caller };
     match rules.policy.apply(&subject, &mut sheet) {
         Ok(()) => push_limits(&rules.policy, &sheet, out),
         Err(refusal) => push_failure(out, &Failure::Refused(refusal)),
     }
+}
+
+/// Where the route leads, and what it changes on the way; `target` is what that made of the target, if anything.
+fn push_route(config: &Config, route: &Route, target: &[u8], out: &mut String) {
+    let target = String::from_utf8_lossy(target);
+    let way = match &route.goal {
+        Goal::Upstream(way) => way,
+        Goal::Redirect(redirect) => {
+            let _ = writeln!(out, "route     {} -> redirect {} {target}", route.label, redirect.status);
+            return push_changes("response", &redirect.response, out);
+        }
+    };
+    let upstream = &config.upstreams[way.upstream];
+    let servers: Vec<String> = upstream.servers.iter().map(ToString::to_string).collect();
+    let _ = writeln!(out, "route     {} -> upstream {} ({})", route.label, upstream.name, servers.join(", "));
+    let Patience { connect, response } = way.patience;
+    let _ = writeln!(out, "waits     {connect:?} for a connection, {response:?} for a response");
+    if let Some(most) = way.body_max {
+        let _ = writeln!(out, "body      at most {most} bytes");
+    }
+    if !target.is_empty() {
+        let _ = writeln!(out, "sent as   {target}");
+    }
+    push_changes("request", &way.request, out);
+    push_changes("response", &way.response, out);
 }
 
 /// The fields that are changed, without the values of those that may be secrets.

@@ -2,7 +2,7 @@
 //!
 //! No IO of its own; it hands out buffers and scratch space so that a request allocates nothing in the steady state.
 
-use crate::config::Config;
+use crate::config::{Config, Goal};
 use crate::conn::{Deadlines, Timeouts};
 use crate::http::field::may_be_secret;
 use crate::http::head::{RequestHead, ResponseHead};
@@ -16,7 +16,6 @@ use crate::route::rewrite::PathChange;
 use crate::route::{HostPattern, Match, PathTree};
 use crate::time::{Micros, TurnClock};
 use crate::upstream::pool::Upstream;
-use crate::upstream::way::Way;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -69,7 +68,7 @@ impl Rules {
                 .map(|route| Route {
                     label: route_label(&route.scope),
                     path: route.path.clone(),
-                    way: route.way.clone(),
+                    goal: route.goal.clone(),
                 })
                 .collect(),
             bounds: config.server.bounds,
@@ -83,24 +82,29 @@ impl Rules {
 pub struct Route {
     /// What becomes of their paths.
     pub path: PathChange,
-    /// How they are forwarded.
-    pub way: Way,
+    /// Where they go.
+    pub goal: Goal,
     /// Its name in keys and metrics.
     pub label: String,
 }
 
 impl Route {
     /// What must be known of a request before it is charged: whether this route can take it. Writes the target that the
-    /// backend is asked for, where it is not the one that was sent; else nothing.
+    /// backend is asked for, where it is not the one that was sent; else nothing. Of a redirect, where it leads.
     pub fn prepare(&self, head: &RequestHead, buffer: &[u8], target: &mut Vec<u8>) -> Result<(), Refusal> {
         target.clear();
-        match (head.framing, self.way.body_max) {
+        let asked = head.forwarded_target(buffer);
+        let way = match &self.goal {
+            Goal::Upstream(way) => way,
+            Goal::Redirect(redirect) => return redirect.location(head.host.of(buffer), asked, &self.path, target),
+        };
+        match (head.framing, way.body_max) {
             (Framing::Length(length), Some(most)) if length > most => return Err(Refusal::BodyTooLarge),
             _ => {}
         }
         match self.path.is_none() {
             true => Ok(()),
-            false => self.path.apply(head.forwarded_target(buffer), target),
+            false => self.path.apply(asked, target),
         }
     }
 }
@@ -177,7 +181,7 @@ pub struct Scratch {
     pub caller: Caller,
     /// The normalised path.
     pub endpoint: Vec<u8>,
-    /// The target as its route changes it; empty where it does not.
+    /// The target as its route changes it, or where that leads; empty where it goes on as it is.
     pub target: Vec<u8>,
     /// The request's limits.
     pub sheet: Sheet,

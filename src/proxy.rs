@@ -3,6 +3,7 @@
 //! Shell. Requests of a connection are served one after the other, so pipelined ones are answered in order.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell: serves a client's socket")]
 
+use crate::config::Goal;
 use crate::conn::{Conn, End, INPUT_START};
 use crate::gateway::{Gateway, Scratch};
 use crate::http::forward::client_request_id;
@@ -15,9 +16,11 @@ use crate::log::Take;
 use crate::metrics::{Outcome as Counted, UpstreamError};
 use crate::relay::{self, BreakOff, Outcome};
 use crate::reply::{self, Addressee, Denial, Failure};
+use crate::route::redirect::Redirect;
 use crate::route::{Asked, host_without_port};
 use crate::time::{Micros, now};
 use crate::tunnel;
+use crate::upstream::way::Way;
 use monoio::net::TcpStream;
 use std::mem::take;
 use std::net::{IpAddr, SocketAddr};
@@ -145,7 +148,7 @@ impl Request<'_> {
         }
         match self.decide().await {
             Verdict::Pass if self.scratch.head.max_forwards == Some(0) => self.answer_as_the_last().await,
-            Verdict::Pass => self.forward().await,
+            Verdict::Pass => self.go_on().await,
             Verdict::Deny(by) => self.deny(by).await,
             Verdict::Unavailable(fault) => self.answer(&Failure::StoreClosed(fault)).await,
         }
@@ -266,10 +269,34 @@ impl Request<'_> {
         self.send(429, keep_alive).await
     }
 
-    /// Forwards to the route's upstream; our own answer where that fails.
-    async fn forward(&mut self) -> Next {
+    /// Goes where the route leads.
+    async fn go_on(&mut self) -> Next {
         let Some(route) = self.route else { return Next::Close };
-        let way = &self.gateway.rules.route_table[route].way;
+        match &self.gateway.rules.route_table[route].goal {
+            Goal::Upstream(way) => self.forward(way).await,
+            Goal::Redirect(redirect) => self.redirect(redirect).await,
+        }
+    }
+
+    /// Tells the client where to ask instead.
+    async fn redirect(&mut self, redirect: &Redirect) -> Next {
+        let keep_alive = self.can_go_on();
+        let mut out = take(&mut self.scratch.back);
+        out.clear();
+        let Scratch { target, fields, .. } = &*self.scratch;
+        reply::redirect(
+            &mut out,
+            redirect,
+            target,
+            fields,
+            &addressee(self.scratch, keep_alive, &self.gateway.date.borrow()),
+        );
+        self.scratch.back = out;
+        self.send(redirect.status, keep_alive).await
+    }
+
+    /// Forwards to the route's upstream; our own answer where that fails.
+    async fn forward(&mut self, way: &Way) -> Next {
         let upstream = way.upstream;
         let keep_alive = self.scratch.head.keep_alive && !self.gateway.draining.get();
         let peer = &self.peer.text;

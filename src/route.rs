@@ -4,6 +4,7 @@
 //! A path prefix matches whole segments: `/api` and `/api/` both match `/api` and `/api/x`, never `/apix`.
 //! Pure.
 
+pub mod redirect;
 pub mod rewrite;
 
 use crate::http::field::{Field, FieldName};

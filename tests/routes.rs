@@ -6,6 +6,9 @@ mod bounds;
 /// What a backend gets of a request's fields, and a client of a response's, where a route changes them.
 mod headers;
 
+/// Where clients are sent instead.
+mod redirects;
+
 /// What a backend gets of a path that a route changes.
 mod paths;
 

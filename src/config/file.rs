@@ -45,7 +45,8 @@ keys! {
     UPSTREAM_TIMEOUTS = "upstreams.*.timeouts": "connect" "response" "idle";
     UPSTREAM_HEALTH = "upstreams.*.health": "path" "interval" "unhealthy_after" "healthy_after";
     ROUTE = "routes": "path" "exact" "host" "methods" "headers" "upstream" "timeouts" "max_body"
-        "strip_prefix" "rewrite" "add_prefix" "request" "response";
+        "strip_prefix" "rewrite" "add_prefix" "request" "response" "redirect";
+    ROUTE_REDIRECT = "routes.redirect": "to" "status";
     ROUTE_REQUEST = "routes.request": "set" "remove";
     ROUTE_RESPONSE = "routes.response": "set" "remove";
     ROUTE_REWRITE = "routes.rewrite": "pattern" "to";

@@ -75,15 +75,24 @@ pub enum Io {
     Epoll,
 }
 
-/// Sends requests to an upstream.
+/// Sends requests to an upstream, or elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Which requests.
     pub scope: route::Match,
     /// What becomes of their paths.
     pub path: route::rewrite::PathChange,
-    /// How they are forwarded; the upstream is a position in [`Config::upstreams`].
-    pub way: upstream::way::Way,
+    /// Where they go.
+    pub goal: Goal,
+}
+
+/// Where the requests of a route go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// To an upstream, a position in [`Config::upstreams`].
+    Upstream(upstream::way::Way),
+    /// Elsewhere: their clients are told where.
+    Redirect(route::redirect::Redirect),
 }
 
 /// What is logged beyond starts, stops and faults.

@@ -4,7 +4,7 @@
 
 use super::file::join;
 use super::text::{write_duration, write_size};
-use super::{Config, Io, Route, Server};
+use super::{Config, Goal, Io, Route, Server};
 use crate::http::changes::Changes;
 use crate::http::field::may_be_secret;
 use crate::identity::{self, Source, UnknownApiKeys};
@@ -13,7 +13,7 @@ use crate::limit::{OnFailure, StoreKind, StoreSettings};
 use crate::redis::{Address, Credentials, Place, Settings, Version};
 use crate::route::{HeaderMatch, HostPattern, Match};
 use crate::upstream;
-use crate::upstream::way::Patience;
+use crate::upstream::way::{Patience, Way};
 use std::fmt::Display;
 use std::time::Duration;
 
@@ -216,14 +216,14 @@ fn upstream(out: &mut Page, upstream: &upstream::Settings) {
 fn route(out: &mut Page, route: &Route, upstreams: &[upstream::Settings]) {
     out.section("[[routes]]");
     scope(out, &route.scope);
-    let upstream = upstreams.get(route.way.upstream).map(|upstream| upstream.name.as_str());
-    out.line("upstream", quote(upstream.unwrap_or_default()));
-    let Patience { connect, response } = route.way.patience;
-    let [connect, response] = [connect, response].map(|wait| quote(write_duration(wait)));
-    out.line("timeouts", format!("{{ connect = {connect}, response = {response} }}"));
-    out.line("max_body", quote(body_max(route.way.body_max)));
-    changes(out, "request", &route.way.request);
-    changes(out, "response", &route.way.response);
+    match &route.goal {
+        Goal::Upstream(way) => self::way(out, way, upstreams),
+        Goal::Redirect(redirect) => {
+            let (to, status) = (quote(redirect.to()), redirect.status);
+            out.line("redirect", format!("{{ to = {to}, status = {status} }}"));
+            changes(out, "response", &redirect.response);
+        }
+    }
     if let Some(prefix) = &route.path.strip {
         out.line("strip_prefix", quote(prefix));
     }
@@ -234,6 +234,17 @@ fn route(out: &mut Page, route: &Route, upstreams: &[upstream::Settings]) {
     if let Some(prefix) = &route.path.add {
         out.line("add_prefix", quote(prefix));
     }
+}
+
+fn way(out: &mut Page, way: &Way, upstreams: &[upstream::Settings]) {
+    let upstream = upstreams.get(way.upstream).map(|upstream| upstream.name.as_str());
+    out.line("upstream", quote(upstream.unwrap_or_default()));
+    let Patience { connect, response } = way.patience;
+    let [connect, response] = [connect, response].map(|wait| quote(write_duration(wait)));
+    out.line("timeouts", format!("{{ connect = {connect}, response = {response} }}"));
+    out.line("max_body", quote(body_max(way.body_max)));
+    changes(out, "request", &way.request);
+    changes(out, "response", &way.response);
 }
 
 fn changes(out: &mut Page, key: &str, changes: &Changes) {

@@ -2,13 +2,16 @@
 //!
 //! Refuses routes to nowhere and routes that could never be taken. Pure.
 
-use super::Route;
 use super::error::{ConfigError, Flaw, did_you_mean};
-use super::file::{ROUTE, ROUTE_REQUEST, ROUTE_RESPONSE, ROUTE_REWRITE, ROUTE_TIMEOUTS, Section, Value};
+use super::file::{
+    ROUTE, ROUTE_REDIRECT, ROUTE_REQUEST, ROUTE_RESPONSE, ROUTE_REWRITE, ROUTE_TIMEOUTS, Section, Value,
+};
 use super::server::{self, WAIT};
 use super::text;
+use super::{Goal, Route};
 use crate::http::changes::{BadChange, CHANGES_MAX, Changes, Kind};
 use crate::identity::endpoint;
+use crate::route::redirect::{Redirect, STATUSES};
 use crate::route::rewrite::{BadRewrite, PATTERN_MAX, PathChange, Rewrite};
 use crate::route::{HeaderMatch, HostPattern, Match};
 use crate::upstream::Settings;
@@ -17,6 +20,10 @@ use crate::upstream::way::{Patience, Way};
 const ROUTES_MAX: usize = 1000;
 const METHODS_MAX: usize = 32;
 const HEADERS_MAX: usize = 16;
+
+/// Neither method nor body change, and it may be remembered.
+const STATUS: u16 = 308;
+
 const PATH_MAX: usize = 1024;
 
 /// The routes. With one upstream, none needs to be written: everything goes there. `body_max` is the server's.
@@ -30,7 +37,7 @@ pub(super) fn routes(
         let patience = patience_of(only);
         let way = Way { upstream: 0, patience, body_max, request: Changes::default(), response: Changes::default() };
         let scope = Match { path: "/".into(), ..Match::default() };
-        return Ok(vec![Route { scope, path: PathChange::default(), way }]);
+        return Ok(vec![Route { scope, path: PathChange::default(), goal: Goal::Upstream(way) }]);
     }
     if sections.is_empty() {
         let problem = format!("there are {} upstreams and no route", upstreams.len());
@@ -42,7 +49,10 @@ pub(super) fn routes(
     for section in &sections {
         let scope = scope(section)?;
         let path = path_change(section, &scope)?;
-        let way = way(section, upstreams, body_max)?;
+        let goal = match section.get("redirect") {
+            Some(value) => Goal::Redirect(redirect(section, &value)?),
+            None => Goal::Upstream(way(section, upstreams, body_max)?),
+        };
         if let Some(other) = routes.iter().position(|other| other.scope.is_like(&scope)) {
             let problem = format!("routes[{other}] takes the same host, path, method and headers already");
             return Err(section.error_at(
@@ -50,7 +60,7 @@ pub(super) fn routes(
                 Flaw::new(problem, "remove one of the two, or change what it applies to"),
             ));
         }
-        routes.push(Route { scope, path, way });
+        routes.push(Route { scope, path, goal });
     }
     Ok(routes)
 }
@@ -122,6 +132,42 @@ fn way(section: &Section<'_>, upstreams: &[Settings], body_max: Option<u64>) -> 
     })
 }
 
+/// What a redirect has nothing to do with: nothing is sent to a backend.
+const FORWARDING: [&str; 4] = ["upstream", "timeouts", "max_body", "request"];
+
+/// Fields of its answer that a redirect writes itself.
+const REDIRECT_WRITES: [&str; 2] = ["Location", "Content-Type"];
+
+fn redirect(route: &Section<'_>, value: &Value<'_>) -> Result<Redirect, ConfigError> {
+    let section = value.section(&ROUTE_REDIRECT)?;
+    let to = section.require("to", "write where to, such as \"https://{host}{path}\"")?;
+    let status = section.read("status", STATUS, |value| {
+        let status = value.integer(100..=599)?;
+        match STATUSES.contains(&status) {
+            true => Ok(status),
+            false => Err(value.error(format!("{status} does not lead elsewhere"), "use 301, 302, 303, 307 or 308")),
+        }
+    })?;
+    if let Some(other) = FORWARDING.iter().find_map(|key| route.get(key)) {
+        return Err(other.error("goes with an upstream, and this route redirects", "remove it, or redirect"));
+    }
+    let response = route.section("response", &ROUTE_RESPONSE)?;
+    let changes = changes(&response, Kind::Response)?;
+    let is_taken = |name: &&str| changes.touches(name.as_bytes());
+    if let Some(name) = REDIRECT_WRITES.into_iter().find(is_taken) {
+        let problem = format!("{name} is written by the redirect");
+        return Err(response.error_at(&["set", "remove"], Flaw::new(problem, "remove it")));
+    }
+    if !changes.removed().is_empty() {
+        let flaw = Flaw::new("there is no backend's response to remove it from", "remove it");
+        return Err(response.error_at(&["remove"], flaw));
+    }
+    Redirect::new(&to.text()?, status, changes).map_err(|bad| {
+        let fix = "write \"https://{host}{path}\", \"https://example.com/there\" or \"/there{path}\"";
+        to.error(bad.to_string(), fix)
+    })
+}
+
 /// Header fields that are changed: the keys `set` and `remove`.
 fn changes(section: &Section<'_>, kind: Kind) -> Result<Changes, ConfigError> {
     let mut changes = Changes::default();
@@ -158,7 +204,8 @@ fn patience_of(upstream: &Settings) -> Patience {
 
 fn upstream_of(section: &Section<'_>, upstreams: &[Settings]) -> Result<usize, ConfigError> {
     let names = upstreams.iter().map(|upstream| upstream.name.as_str());
-    let value = section.require("upstream", "name the upstream that these requests go to")?;
+    let value = section
+        .require("upstream", "name the upstream that these requests go to, or write redirect = { to = \"…\" }")?;
     let name = value.text()?;
     names
         .clone()

@@ -360,7 +360,7 @@ fn a_route_waits_and_takes_as_its_upstream_and_the_server_do_where_it_does_not_s
          max_body = \"unlimited\"",
     );
     let told = |at: usize| {
-        let way = &config.routes[at].way;
+        let Goal::Upstream(way) = &config.routes[at].goal else { panic!() };
         (way.patience.connect.as_secs(), way.patience.response.as_secs(), way.body_max)
     };
     assert_eq!((told(0), told(1)), ((3, 4, Some(1 << 20)), (3, 300, None)));
@@ -391,6 +391,8 @@ fn what_is_printed_parses_again_to_the_same() {
          [[routes]]\nupstream = \"api\"\npath = \"/a/b\"\nstrip_prefix = \"/a/\"\nrequest.remove = \"Cookie\"\n\
          response = { set = { \"X-A\" = \"$${x}\", \"x.b\" = \"\" }, remove = [\"Server\", \"Via\"] }\nadd_prefix = \"/v1/\"\n\
          rewrite = { pattern = '^/(\\d)\"$', to = \"/$1$$${x}\" }\n\
+         [[routes]]\npath = \"/r\"\nadd_prefix = \"/x\"\nresponse.set.X-A = \"1\"\n\
+         redirect = { to = \"https://{host}{path}\", status = 303 }\n\
          [[routes]]\nupstream = \"api\"\nexact = true\nmax_body = \"unlimited\"\ntimeouts.connect = \"7s\"\nheaders = { \"X-A\" = \"$${x}\", \"X-B\" = \"*\" }\n\
          [[limits]]\nname = \"l\"\nrate = \"10/15s\"\nby = []\n[limits.plans.\"p.q\"]\nburst = 5\n\
          [identity]\nsources = [\"header:X-A\", \"cookie:c\", \"ip\"]";

@@ -2,7 +2,7 @@
 //!
 //! A warning never stops a start; what must stop one is an error. Pure.
 
-use super::Config;
+use super::{Config, Goal};
 use crate::identity::{Source, UnknownApiKeys};
 use crate::limit::StoreKind;
 use crate::limit::policy::{By, Limit, Mode};
@@ -80,7 +80,8 @@ fn unseen_consumers(config: &Config) -> Option<String> {
 }
 
 fn unused_upstreams(config: &Config) -> impl Iterator<Item = String> {
-    let used = |at: usize| config.routes.iter().any(|route| route.way.upstream == at);
+    let used =
+        |at: usize| config.routes.iter().any(|route| matches!(&route.goal, Goal::Upstream(way) if way.upstream == at));
     let unused = config.upstreams.iter().enumerate().filter(move |(at, _)| !used(*at));
     unused.map(|(_, upstream)| format!("No route leads to upstream {:?}.", upstream.name))
 }
