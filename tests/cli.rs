@@ -395,3 +395,35 @@ fn no_secret_is_printed_or_logged() {
         assert_eq!(line, None, "{secret} is shown");
     }
 }
+
+#[test]
+fn explain_tells_what_a_route_makes_of_a_request() {
+    let folder = Folder::new();
+    let text = "[upstreams.app]\nservers = [\"127.0.0.1:1\"]\n\
+        [[routes]]\npath = \"/api\"\nheaders.X-Version = \"2\"\nupstream = \"app\"\nstrip_prefix = \"/api\"\nadd_prefix = \"/v2\"\n\
+        timeouts = { response = \"5min\" }\nmax_body = \"1KiB\"\nresponse.remove = \"Server\"\n\
+        request.set = { \"X-Env\" = \"prod\", Authorization = \"Bearer hidden\" }\n\
+        [[routes]]\npath = \"/old\"\nexact = true\nredirect = { to = \"https://{host}/new\", status = 302 }\n";
+    let file = path(&folder, "config.toml", text);
+    let explained = |path: &str, header: &str| {
+        let (code, out, err) = run(&["explain", "GET", path, "-H", header, "-H", "Host: h:80", "--config", &file]);
+        assert_eq!(code, Some(0), "{err}");
+        assert!(!out.contains("hidden"), "{out}");
+        out
+    };
+    let out = explained("//%61pi/x?y", "X-Version: 2");
+    for line in [
+        "route     /api x-version:2 -> upstream app (127.0.0.1:1)",
+        "waits     1s for a connection, 300s for a response",
+        "body      at most 1024 bytes",
+        "sent as   /v2/x?y",
+        "request   X-Env is set to \"prod\"",
+        "request   Authorization is set to \"***\"",
+        "response  Server is removed",
+    ] {
+        assert!(out.lines().any(|told| told == line), "{line}\n{out}");
+    }
+    assert!(explained("/old", "A: b").contains("route     =/old -> redirect 302 https://h/new\n"));
+    assert!(explained("/api%2fx", "X-Version: 2").contains("answer    400 Bad Request: the path has an encoded"));
+    assert!(explained("/api/x", "X-Version: 1").contains("answer    404 Not Found: no route matches"));
+}
