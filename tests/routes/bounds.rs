@@ -70,6 +70,18 @@ fn a_route_takes_bodies_as_large_as_it_says_in_both_framings() {
     assert_eq!(gateway.metric(series), 2.0, "a body that is too large for a route is counted there");
 }
 
+/// Where a body would go is known before how large it may be.
+#[test]
+fn a_large_body_for_no_route_is_told_that_there_is_none() {
+    let origin = Origin::ok();
+    let text = config("max_body = 8", &[origin.address], "").replace("path = \"/\"", "path = \"/a\"");
+    let gateway = Gateway::start(&text);
+    let post = |path: &str| {
+        raw(gateway.address, format!("POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999\r\n\r\n"))
+    };
+    assert_eq!([post("/a").status, post("/b").status], [413, 404]);
+}
+
 #[test]
 fn a_body_that_is_too_large_ends_the_connection_and_charges_nothing() {
     let (app, other) = (Origin::ok(), Origin::ok());
