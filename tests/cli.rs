@@ -403,7 +403,8 @@ fn explain_tells_what_a_route_makes_of_a_request() {
         [[routes]]\npath = \"/api\"\nheaders.X-Version = \"2\"\nupstream = \"app\"\nstrip_prefix = \"/api\"\nadd_prefix = \"/v2\"\n\
         timeouts = { response = \"5min\" }\nmax_body = \"1KiB\"\nresponse.remove = \"Server\"\n\
         request.set = { \"X-Env\" = \"prod\", Authorization = \"Bearer hidden\" }\n\
-        [[routes]]\npath = \"/old\"\nexact = true\nredirect = { to = \"https://{host}/new\", status = 302 }\n";
+        [[routes]]\npath = \"/old\"\nexact = true\nredirect = { to = \"https://{host}/new\", status = 302 }\n\
+         [[routes]]\npath = \"/secret\"\nheaders.X-Token = \"hidden\"\nupstream = \"app\"\n";
     let file = path(&folder, "config.toml", text);
     let explained = |path: &str, header: &str| {
         let (code, out, err) = run(&["explain", "GET", path, "-H", header, "-H", "Host: h:80", "--config", &file]);
@@ -424,6 +425,7 @@ fn explain_tells_what_a_route_makes_of_a_request() {
         assert!(out.lines().any(|told| told == line), "{line}\n{out}");
     }
     assert!(explained("/old", "A: b").contains("route     =/old -> redirect 302 https://h/new\n"));
+    assert!(explained("/secret", "X-Token: hidden").contains("route     /secret x-token:"));
     assert!(explained("/api%2fx", "X-Version: 2").contains("answer    400 Bad Request: the path has an encoded"));
     assert!(explained("/api/x", "X-Version: 1").contains("answer    404 Not Found: no route matches"));
 }
