@@ -2,14 +2,17 @@
 //!
 //! It asks the same rooms as the proxy does, so it cannot say anything else than what happens. Pure.
 
-use crate::config::Config;
-use crate::gateway::Rules;
+use crate::config::{Config, Goal};
+use crate::gateway::{Route, Rules};
 use crate::http::Refusal;
+use crate::http::changes::Changes;
+use crate::http::field::may_be_secret;
 use crate::http::head::RequestHead;
 use crate::identity::{self, Caller};
 use crate::limit::policy::{BadPolicy, Mode, Policy, Sheet, Subject};
 use crate::reply::Failure;
-use crate::route::host_without_port;
+use crate::route::{Asked, host_without_port};
+use crate::upstream::way::Patience;
 use std::fmt::Write;
 use std::net::IpAddr;
 use thiserror::Error;
@@ -98,20 +101,64 @@ fn describe(config: &Config, rules: &Rules, head: &RequestHead, buffer: &[u8], q
         let _ = writeln!(out, "plan      {}", rules.identity.plans()[plan.0]);
     }
     let _ = writeln!(out, "endpoint  {}", String::from_utf8_lossy(&endpoint));
-    let method = head.method.of(buffer);
-    let Some(route) = rules.routes.longest(host, &endpoint, method) else {
+    let asked = Asked { host, path: &endpoint, head, buffer, trusted: caller.via_trusted };
+    let Some(route) = rules.routes.longest(&asked) else {
         push_failure(out, &Failure::NoRoute);
         return;
     };
     let entry = &rules.route_table[route];
-    let upstream = &config.upstreams[entry.upstream];
-    let servers: Vec<String> = upstream.servers.iter().map(|server| server.address.to_string()).collect();
-    let _ = writeln!(out, "route     {} -> upstream {} ({})", entry.label, upstream.name, servers.join(", "));
+    let mut target = Vec::new();
+    let prepared = entry.prepare(head, buffer, &mut target);
+    push_route(config, entry, &target, out);
+    if let Err(refusal) = prepared {
+        push_failure(out, &Failure::Refused(refusal));
+        return;
+    }
     let mut sheet = Sheet::default();
     let subject = Subject { head, buffer, host, endpoint: &endpoint, route: &entry.label, caller: &caller };
     match rules.policy.apply(&subject, &mut sheet) {
         Ok(()) => push_limits(&rules.policy, &sheet, out),
         Err(refusal) => push_failure(out, &Failure::Refused(refusal)),
+    }
+}
+
+/// Where the route leads, and what it changes on the way; `target` is what that made of the target, if anything.
+fn push_route(config: &Config, route: &Route, target: &[u8], out: &mut String) {
+    let target = String::from_utf8_lossy(target);
+    let way = match &route.goal {
+        Goal::Upstream(way) => way,
+        Goal::Redirect(redirect) => {
+            let _ = writeln!(out, "route     {} -> redirect {} {target}", route.label, redirect.status);
+            return push_changes("response", &redirect.response, out);
+        }
+    };
+    let upstream = &config.upstreams[way.upstream];
+    let servers: Vec<String> = upstream.servers.iter().map(|server| server.address.to_string()).collect();
+    let _ = writeln!(out, "route     {} -> upstream {} ({})", route.label, upstream.name, servers.join(", "));
+    let Patience { connect, response, attempt } = way.patience;
+    let _ = write!(out, "waits     {connect:?} for a connection, {response:?} for a response");
+    let _ = match attempt {
+        Some(attempt) => writeln!(out, ", {attempt:?} of it for one server while there is another"),
+        None => writeln!(out),
+    };
+    if let Some(most) = way.body_max {
+        let _ = writeln!(out, "body      at most {most} bytes");
+    }
+    if !target.is_empty() {
+        let _ = writeln!(out, "sent as   {target}");
+    }
+    push_changes("request", &way.request, out);
+    push_changes("response", &way.response, out);
+}
+
+/// The fields that are changed, without the values of those that may be secrets.
+fn push_changes(message: &str, changes: &Changes, out: &mut String) {
+    for (name, value) in changes.set_fields() {
+        let value = if may_be_secret(name) { "***" } else { value };
+        let _ = writeln!(out, "{message:<9} {name} is set to {value:?}");
+    }
+    for name in changes.removed() {
+        let _ = writeln!(out, "{message:<9} {name} is removed");
     }
 }
 

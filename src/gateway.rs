@@ -2,15 +2,17 @@
 //!
 //! No IO of its own; it hands out buffers and scratch space so that a request allocates nothing in the steady state.
 
-use crate::config::Config;
+use crate::config::{Config, Goal};
 use crate::conn::{Deadlines, Timeouts};
-use crate::http::Bounds;
+use crate::http::field::may_be_secret;
 use crate::http::head::{RequestHead, ResponseHead};
-use crate::identity::{Caller, Identity};
+use crate::http::{Bounds, Framing, Refusal};
+use crate::identity::{Caller, Identity, push_part, push_secret};
 use crate::limit::Limiter;
 use crate::limit::policy::{BadPolicy, Policy, Sheet};
 use crate::log::{Budget, Take};
 use crate::metrics;
+use crate::route::rewrite::PathChange;
 use crate::route::{HostPattern, Match, PathTree};
 use crate::time::{Micros, TurnClock};
 use crate::upstream::pool::Upstream;
@@ -52,6 +54,9 @@ impl Rules {
         let policy = Policy::new(&config.limits, identity.plans(), &config.store.key_prefix)?
             .with_fallback(config.store.on_failure, config.store.replicas)?;
         identity.watch(policy.header_names());
+        let scopes = config.routes.iter().map(|route| &route.scope);
+        let conditions = scopes.chain(config.limits.iter().map(|limit| &limit.scope)).flat_map(|scope| &scope.headers);
+        identity.watch(conditions.map(|header| header.name.as_str()));
         let scopes = config.routes.iter().enumerate();
         Ok(Rules {
             identity,
@@ -60,7 +65,11 @@ impl Rules {
             route_table: config
                 .routes
                 .iter()
-                .map(|route| Route { upstream: route.upstream, label: route_label(&route.scope) })
+                .map(|route| Route {
+                    label: route_label(&route.scope),
+                    path: route.path.clone(),
+                    goal: route.goal.clone(),
+                })
                 .collect(),
             bounds: config.server.bounds,
             timeouts: config.server.timeouts,
@@ -71,23 +80,65 @@ impl Rules {
 
 /// Where a matching request goes.
 pub struct Route {
-    /// Position of its upstream.
-    pub upstream: usize,
+    /// What becomes of their paths.
+    pub path: PathChange,
+    /// Where they go.
+    pub goal: Goal,
     /// Its name in keys and metrics.
     pub label: String,
 }
 
-/// `GET,POST example.com/api`: what a route is called in keys and metrics.
+impl Route {
+    /// What must be known of a request before it is charged: whether this route can take it. Writes the target that the
+    /// backend is asked for, where it is not the one that was sent; else nothing. Of a redirect, where it leads.
+    pub fn prepare(&self, head: &RequestHead, buffer: &[u8], target: &mut Vec<u8>) -> Result<(), Refusal> {
+        target.clear();
+        let asked = head.forwarded_target(buffer);
+        let way = match &self.goal {
+            Goal::Upstream(way) => way,
+            Goal::Redirect(redirect) => return redirect.location(head.host.of(buffer), asked, &self.path, target),
+        };
+        match (head.framing, way.body_max) {
+            (Framing::Length(length), Some(most)) if length > most => return Err(Refusal::BodyTooLarge),
+            _ => {}
+        }
+        match self.path.is_none() {
+            true => Ok(()),
+            false => self.path.apply(asked, target),
+        }
+    }
+}
+
+/// `GET,POST example.com/api x-version:2`: what a route is called in keys and metrics; `=/api` for the path alone.
+/// Values that may be secrets stand there as a hash.
 pub fn route_label(scope: &Match) -> String {
     let host = match &scope.host {
         Some(HostPattern::Exact(name)) => name.clone(),
         Some(HostPattern::Suffix(tail)) => format!("*{tail}"),
         None => String::new(),
     };
-    match scope.methods.is_empty() {
-        true => format!("{host}{}", scope.path),
-        false => format!("{} {host}{}", scope.methods.join(","), scope.path),
+    let exact = if scope.exact { "=" } else { "" };
+    let mut label = match scope.methods.is_empty() {
+        true => format!("{host}{exact}{}", scope.path),
+        false => format!("{} {host}{exact}{}", scope.methods.join(","), scope.path),
+    };
+    for header in &scope.headers {
+        let mut text = Vec::new();
+        match &header.value {
+            Some(value) if may_be_secret(&header.name) => {
+                push_secret(&mut text, &header.name, value.as_bytes());
+            }
+            Some(value) => {
+                text.extend_from_slice(header.name.as_bytes());
+                text.push(b':');
+                push_part(&mut text, value.as_bytes());
+            }
+            None => text.extend_from_slice(format!("{}:*", header.name).as_bytes()),
+        }
+        label.push(' ');
+        label.push_str(&String::from_utf8_lossy(&text));
     }
+    label
 }
 
 /// One worker's gateway.
@@ -130,6 +181,8 @@ pub struct Scratch {
     pub caller: Caller,
     /// The normalised path.
     pub endpoint: Vec<u8>,
+    /// The target as its route changes it, or where that leads; empty where it goes on as it is.
+    pub target: Vec<u8>,
     /// The request's limits.
     pub sheet: Sheet,
     /// The request's id.
@@ -194,7 +247,7 @@ impl Gateway {
     /// Takes working space back; what a large message made it grow to is dropped.
     pub fn return_scratch(&self, mut scratch: Box<Scratch>) {
         let mut spares = self.scratches.borrow_mut();
-        for bytes in [&mut scratch.out, &mut scratch.back] {
+        for bytes in [&mut scratch.out, &mut scratch.back, &mut scratch.target] {
             bytes.clear();
             bytes.shrink_to(BUFFER);
         }

@@ -4,7 +4,7 @@
 
 mod cookie;
 
-use crate::http::field::{Field, FieldName};
+use crate::http::field::{Field, FieldName, is_like};
 use crate::http::head::RequestHead;
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
@@ -161,8 +161,8 @@ impl Identity {
         identity
     }
 
-    /// Adds fields that tell a request's bucket as those of the sources tell its user: no backend may take another field
-    /// for one of them.
+    /// Adds fields that tell a request's bucket or its route as those of the sources tell its user: no backend may take
+    /// another field for one of them.
     pub fn watch<'n>(&mut self, names: impl Iterator<Item = &'n str>) {
         for name in names {
             if !self.watches_exactly(name.as_bytes()) {
@@ -185,11 +185,7 @@ impl Identity {
     /// Whether a field with this name decides what the request is charged to, for us or for a backend that does not tell
     /// `_` from `-`.
     pub fn watches_like(&self, name: &[u8]) -> bool {
-        let dashed = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
-        let is_like = |watched: &String| {
-            watched.len() == name.len() && name.iter().zip(watched.bytes()).all(|(&a, b)| dashed(a) == dashed(b))
-        };
-        self.watched.iter().any(is_like)
+        self.watched.iter().any(|watched| is_like(watched.as_bytes(), name))
     }
 
     /// Whether a field with just this name, but for case, decides what the request is charged to.

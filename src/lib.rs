@@ -30,6 +30,7 @@
 //!          limit::decide                            memory: locked shards; redis: one EVALSHA, pipelined, or none
 //!            deny  -> reply::too_many               429 with its reason
 //!            allow -> relay::exchange               http::forward, upstream::pool, both bodies streamed
+//!                     reply::redirect               where the route leads elsewhere
 //! ```
 //!
 //! # Threads

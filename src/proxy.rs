@@ -3,6 +3,7 @@
 //! Shell. Requests of a connection are served one after the other, so pipelined ones are answered in order.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell: serves a client's socket")]
 
+use crate::config::Goal;
 use crate::conn::{Conn, End, INPUT_START};
 use crate::gateway::{Gateway, Scratch};
 use crate::http::forward::client_request_id;
@@ -15,10 +16,12 @@ use crate::log::Take;
 use crate::metrics::{Outcome as Counted, UpstreamError};
 use crate::relay::{self, BreakOff, Outcome};
 use crate::reply::{self, Addressee, Denial, Failure};
-use crate::route::host_without_port;
+use crate::route::redirect::Redirect;
+use crate::route::{Asked, host_without_port};
 use crate::time::{Micros, now};
 use crate::tunnel;
 use crate::upstream::pool::Lease;
+use crate::upstream::way::Way;
 use monoio::net::TcpStream;
 use std::mem::take;
 use std::net::{IpAddr, SocketAddr};
@@ -139,15 +142,14 @@ impl Request<'_> {
             return self.refuse(&failure).await;
         }
         self.take_request_id();
-        if self.is_body_too_large() {
-            return self.refuse(&Failure::Refused(Refusal::BodyTooLarge)).await;
-        }
-        if let Err(failure) = self.place() {
-            return self.answer(&failure).await;
+        match self.place() {
+            Ok(()) => {}
+            Err(failure @ Failure::Refused(Refusal::BodyTooLarge)) => return self.refuse(&failure).await,
+            Err(failure) => return self.answer(&failure).await,
         }
         match self.decide().await {
             Verdict::Pass if self.scratch.head.max_forwards == Some(0) => self.answer_as_the_last().await,
-            Verdict::Pass => self.forward().await,
+            Verdict::Pass => self.go_on().await,
             Verdict::Deny(by) => self.deny(by).await,
             Verdict::Unavailable(fault) => self.answer(&Failure::StoreClosed(fault)).await,
         }
@@ -201,25 +203,21 @@ impl Request<'_> {
         }
     }
 
-    fn is_body_too_large(&self) -> bool {
-        match (self.scratch.head.framing, self.gateway.rules.bounds.body_max) {
-            (Framing::Length(length), Some(most)) => length > most,
-            _ => false,
-        }
-    }
-
     /// Who asks, for what, where it goes, and which limits apply.
     fn place(&mut self) -> Result<(), Failure> {
         let rules = &self.gateway.rules;
-        let Scratch { head, caller, endpoint, sheet, .. } = &mut *self.scratch;
+        let Scratch { head, caller, endpoint, target, sheet, .. } = &mut *self.scratch;
         let buffer = self.client.reader.data();
         rules.identity.mark_aliases(head, buffer);
         rules.identity.of(head, buffer, self.peer.ip, caller)?;
         identity::endpoint(head.forwarded_target(buffer), endpoint);
         let host = host_without_port(head.host.of(buffer));
-        let route = rules.routes.longest(host, endpoint, head.method.of(buffer)).ok_or(Failure::NoRoute)?;
-        self.route = Some(route);
-        let subject = Subject { head, buffer, host, endpoint, route: &rules.route_table[route].label, caller };
+        let asked = Asked { host, path: endpoint, head, buffer, trusted: caller.via_trusted };
+        let number = rules.routes.longest(&asked).ok_or(Failure::NoRoute)?;
+        self.route = Some(number);
+        let route = &rules.route_table[number];
+        route.prepare(head, buffer, target).map_err(Failure::Refused)?;
+        let subject = Subject { head, buffer, host, endpoint, route: &route.label, caller };
         rules.policy.apply(&subject, sheet).map_err(Failure::Refused)
     }
 
@@ -272,13 +270,38 @@ impl Request<'_> {
         self.send(429, keep_alive).await
     }
 
-    /// Forwards to the route's upstream; our own answer where that fails.
-    async fn forward(&mut self) -> Next {
+    /// Goes where the route leads.
+    async fn go_on(&mut self) -> Next {
         let Some(route) = self.route else { return Next::Close };
-        let upstream = self.gateway.rules.route_table[route].upstream;
+        match &self.gateway.rules.route_table[route].goal {
+            Goal::Upstream(way) => self.forward(way).await,
+            Goal::Redirect(redirect) => self.redirect(redirect).await,
+        }
+    }
+
+    /// Tells the client where to ask instead.
+    async fn redirect(&mut self, redirect: &Redirect) -> Next {
+        let keep_alive = self.can_go_on();
+        let mut out = take(&mut self.scratch.back);
+        out.clear();
+        let Scratch { target, fields, .. } = &*self.scratch;
+        reply::redirect(
+            &mut out,
+            redirect,
+            target,
+            fields,
+            &addressee(self.scratch, keep_alive, &self.gateway.date.borrow()),
+        );
+        self.scratch.back = out;
+        self.send(redirect.status, keep_alive).await
+    }
+
+    /// Forwards to the route's upstream; our own answer where that fails.
+    async fn forward(&mut self, way: &Way) -> Next {
+        let upstream = way.upstream;
         let keep_alive = self.scratch.head.keep_alive && !self.gateway.draining.get();
         let peer = &self.peer.text;
-        match relay::exchange(self.client, self.gateway, self.scratch, peer, upstream, keep_alive).await {
+        match relay::exchange(self.client, self.gateway, self.scratch, peer, way, keep_alive).await {
             Outcome::Done { status, keep_alive } => {
                 self.count_answer(status);
                 match keep_alive {

@@ -9,14 +9,16 @@ mod tries;
 use crate::conn::{Conn, End, Reader, Timer, Writer};
 use crate::gateway::{Gateway, Scratch};
 use crate::http::body::{BadBody, Decoder};
+use crate::http::changes::NONE;
 use crate::http::forward::{self, Delivery, Hop, LAST_CHUNK};
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::{BadResponse, Framing, Method, RESPONSE_BOUNDS, Refusal, Version, trailers};
 use crate::metrics::UpstreamError;
 use crate::reply::Failure;
 use crate::time::Micros;
-use crate::upstream::pool::{Fault, Lease, Upstream};
+use crate::upstream::pool::{Fault, Lease};
 use crate::upstream::proxy_protocol::Line;
+use crate::upstream::way::Way;
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
@@ -86,17 +88,17 @@ pub async fn exchange(
     gateway: &Gateway,
     scratch: &mut Scratch,
     hop_peer: &str,
-    upstream_number: usize,
+    way: &Way,
     keep_alive: bool,
 ) -> Outcome {
-    let upstream = &gateway.upstreams[upstream_number];
-    let mut upload = match prepare(client, gateway, scratch, hop_peer, &upstream.authority) {
+    let upstream = &gateway.upstreams[way.upstream];
+    let mut upload = match prepare(client, gateway, scratch, hop_peer, way) {
         Ok(upload) => upload,
         Err(refusal) => return Outcome::Failed { failure: Failure::Refused(refusal), is_whole: false },
     };
     let may_repeat = scratch.head.kind.is_idempotent() && upload.body.is_done();
     let line = upstream.tells_client().then(|| client.ends().map(|ends| Line::of(ends, scratch.caller.ip))).flatten();
-    let mut tries = Tries::new(gateway, upstream_number, &scratch.caller, line, may_repeat);
+    let mut tries = Tries::new(gateway, way, &scratch.caller, line, may_repeat);
     loop {
         let mut lease = match tries.open().await {
             Ok(lease) => lease,
@@ -104,7 +106,7 @@ pub async fn exchange(
         };
         lease.conn.reader.lend(gateway.buffer());
         let watching = client.watch(&lease.conn);
-        let sent = lease.conn.writer.send(&mut scratch.out, upstream.settings().timeouts.response).await;
+        let sent = lease.conn.writer.send(&mut scratch.out, way.patience.response).await;
         if sent.result.is_err() {
             if watching.is_gone() {
                 return Outcome::Abandoned;
@@ -113,7 +115,7 @@ pub async fn exchange(
                 continue;
             }
         }
-        let flight = Flight::new(gateway, upstream, client, keep_alive, tries.patience());
+        let flight = Flight::new(gateway, way, client, keep_alive, tries.patience());
         let ended = match upload.body.is_done() || sent.result.is_err() {
             true => flight.answer(client, &mut lease, scratch, upload.body.is_done(), &mut tries).await,
             // Boxed, or every connection would hold the room for two directions at once.
@@ -157,9 +159,17 @@ fn prepare(
     gateway: &Gateway,
     scratch: &mut Scratch,
     hop_peer: &str,
-    authority: &str,
+    way: &Way,
 ) -> Result<Upload, Refusal> {
-    let hop = Hop { peer: hop_peer, trusted: scratch.caller.via_trusted, request_id: &scratch.request_id, authority };
+    let authority = &gateway.upstreams[way.upstream].authority;
+    let hop = Hop {
+        peer: hop_peer,
+        trusted: scratch.caller.via_trusted,
+        request_id: &scratch.request_id,
+        target: (!scratch.target.is_empty()).then_some(&scratch.target),
+        authority,
+        changes: &way.request,
+    };
     scratch.out.clear();
     scratch.offer.clear();
     if scratch.head.upgrades {
@@ -171,9 +181,9 @@ fn prepare(
         body: Decoder::new(scratch.head.framing),
         awaits_continue: scratch.head.expects_continue && client.reader.data().is_empty(),
         framed: scratch.head.framing,
-        room: gateway.rules.bounds.body_max.unwrap_or(u64::MAX),
+        room: way.body_max.unwrap_or(u64::MAX),
     };
-    upload.gather(gateway, &mut client.reader, &mut scratch.out)?;
+    upload.gather(gateway, way, &mut client.reader, &mut scratch.out)?;
     Ok(upload)
 }
 
@@ -198,8 +208,9 @@ struct Upload {
 
 impl Upload {
     /// Moves what the client has sent into `out`, framed for the backend.
-    fn gather(&mut self, gateway: &Gateway, reader: &mut Reader, out: &mut Vec<u8>) -> Result<(), Refusal> {
-        let moved = gather(gateway, reader, &mut self.body, self.framed, out)?;
+    fn gather(&mut self, gateway: &Gateway, way: &Way, reader: &mut Reader, out: &mut Vec<u8>) -> Result<(), Refusal> {
+        let stays_here = |name: &[u8]| gateway.rules.identity.watches_like(name) || way.request.touches(name);
+        let moved = gather(stays_here, reader, &mut self.body, self.framed, out)?;
         self.room = self.room.checked_sub(moved).ok_or(Refusal::BodyTooLarge)?;
         Ok(())
     }
@@ -211,9 +222,9 @@ impl Upload {
 }
 
 /// Decodes what `reader` holds and appends it to `out`, framed anew, up to about [`PIECE_MAX`] bytes; the end of the body
-/// too. Gives the bytes of data.
+/// too, without the trailers that stay here. Gives the bytes of data.
 fn gather(
-    gateway: &Gateway,
+    stays_here: impl Fn(&[u8]) -> bool,
     reader: &mut Reader,
     body: &mut Decoder,
     framed: Framing,
@@ -233,7 +244,7 @@ fn gather(
     }
     if body.is_done() && !was_done && framed == Framing::Chunked {
         out.extend_from_slice(LAST_CHUNK);
-        trailers::append(out, body.trailers(), |name| gateway.rules.identity.watches_like(name));
+        trailers::append(out, body.trailers(), stays_here);
         out.extend_from_slice(b"\r\n");
     }
     Ok(moved)
@@ -281,7 +292,7 @@ impl Ended {
 /// One attempt on an open connection.
 struct Flight<'g> {
     gateway: &'g Gateway,
-    upstream: &'g Upstream,
+    way: &'g Way,
     keep_alive: bool,
     /// For the head of the response.
     patience: Duration,
@@ -296,16 +307,10 @@ struct Flight<'g> {
 }
 
 impl<'g> Flight<'g> {
-    fn new(
-        gateway: &'g Gateway,
-        upstream: &'g Upstream,
-        client: &Conn,
-        keep_alive: bool,
-        patience: Duration,
-    ) -> Flight<'g> {
+    fn new(gateway: &'g Gateway, way: &'g Way, client: &Conn, keep_alive: bool, patience: Duration) -> Flight<'g> {
         Flight {
             gateway,
-            upstream,
+            way,
             keep_alive,
             patience,
             asked: gateway.clock.now(),
@@ -433,11 +438,11 @@ impl<'g> Flight<'g> {
             reader.no_deadline();
             out.clear();
             let sent = match upload.take_all(reader.data().len()) {
-                true => writer.send_from(reader, self.upstream.settings().timeouts.response).await,
+                true => writer.send_from(reader, self.way.patience.response).await,
                 false => {
-                    let gathered = upload.gather(self.gateway, reader, out);
+                    let gathered = upload.gather(self.gateway, self.way, reader, out);
                     gathered.map_err(|refusal| Uploading::Client(Failure::Refused(refusal)))?;
-                    writer.send(out, self.upstream.settings().timeouts.response).await.result
+                    writer.send(out, self.way.patience.response).await.result
                 }
             };
             if sent.is_err() {
@@ -471,7 +476,7 @@ impl<'g> Flight<'g> {
             self.gateway.return_buffer(buffer);
             if reusable {
                 lease.conn.reader.no_deadline();
-                self.upstream.keep(lease, self.gateway.deadlines.coarse_now());
+                self.gateway.upstreams[self.way.upstream].keep(lease, self.gateway.deadlines.coarse_now());
             }
         }
     }
@@ -528,11 +533,12 @@ impl Download<'_> {
         let keep_alive = self.keep_alive.get() && framed != Framing::UntilClose && !gateway.draining.get();
         out.clear();
         let (version, asked, extra) = (self.version, self.asked, self.fields);
+        let changes = &self.flight.way.response;
         forward::response(
             out,
             reader.data(),
             head,
-            &Delivery { version, asked, keep_alive, extra, date: &gateway.date.borrow() },
+            &Delivery { version, asked, keep_alive, extra, changes, date: &gateway.date.borrow() },
         );
         reader.consume(head.len);
         if head.status == 101 {
@@ -599,7 +605,7 @@ impl Download<'_> {
                 reader.no_deadline();
                 flight.client.deadline(flight.gateway.rules.timeouts.body);
             }
-            false => reader.move_deadline(flight.upstream.settings().timeouts.response),
+            false => reader.move_deadline(flight.way.patience.response),
         }
     }
 
@@ -614,7 +620,7 @@ impl Download<'_> {
         if self.version == Version::Http11 {
             out.clear();
             let (version, asked) = (self.version, self.asked);
-            let delivery = Delivery { version, asked, keep_alive: true, extra: &[], date: "" };
+            let delivery = Delivery { version, asked, keep_alive: true, extra: &[], changes: &NONE, date: "" };
             forward::response(out, reader.data(), head, &delivery);
             self.stage.set(Stage::Interim);
             let sent = writer.send(out, self.flight.gateway.rules.timeouts.write).await;
@@ -636,7 +642,9 @@ impl Download<'_> {
     ) -> Result<(), BreakOff> {
         let write = self.flight.gateway.rules.timeouts.write;
         loop {
-            let bad = gather(self.flight.gateway, reader, body, framed, out).is_err();
+            let Flight { gateway, way, .. } = self.flight;
+            let stays_here = |name: &[u8]| gateway.rules.identity.watches_like(name) || way.response.touches(name);
+            let bad = gather(stays_here, reader, body, framed, out).is_err();
             if !out.is_empty() {
                 writer.send(out, write).await.result?;
                 out.clear();
@@ -658,7 +666,7 @@ impl Download<'_> {
 
     /// Receives more of the body; true where the close was its proper end.
     async fn is_over(&self, reader: &mut Reader, body: &Decoder) -> Result<bool, BreakOff> {
-        reader.deadline(self.flight.upstream.settings().timeouts.response);
+        reader.deadline(self.flight.way.patience.response);
         let received = reader.fill(PIECE_MAX).await;
         // From here it is the client that may be slow.
         reader.no_deadline();

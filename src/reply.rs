@@ -8,6 +8,7 @@ use crate::http::{BadResponse, Method, Refusal, Version};
 use crate::identity::NoCaller;
 use crate::limit::StoreFault;
 use crate::limit::policy::{Mode, Policy, Sheet};
+use crate::route::redirect::Redirect;
 use std::fmt::Write;
 use std::mem::take;
 
@@ -95,7 +96,7 @@ impl Failure {
                 by("client", status, title, refusal_words(refusal))
             }
             Failure::UnknownKey => by("client", 401, "Unauthorized", "the API key is not known here"),
-            Failure::NoRoute => by("client", 404, "Not Found", "no route matches this host, path and method"),
+            Failure::NoRoute => by("client", 404, "Not Found", "no route matches this host, path, method and headers"),
             Failure::TraceEndsHere => by(
                 "client",
                 405,
@@ -183,6 +184,33 @@ pub fn failure(out: &mut Vec<u8>, failure: &Failure, fields: &[u8], to: &Address
     let fields = std::str::from_utf8(fields).unwrap_or_default();
     let extra = [retry.as_deref().unwrap_or(""), required, fields];
     push_answer(out, answer.status, answer.title, &extra, &body, to);
+}
+
+/// Appends the answer that leads elsewhere (RFC 9110 section 15.4). `fields` are whole lines to add.
+pub fn redirect(out: &mut Vec<u8>, redirect: &Redirect, location: &[u8], fields: &[u8], to: &Addressee<'_>) {
+    const BODY: &[u8] = b"See the Location field.\n";
+    let title: &[u8] = match redirect.status {
+        301 => b" Moved Permanently",
+        302 => b" Found",
+        303 => b" See Other",
+        307 => b" Temporary Redirect",
+        _ => b" Permanent Redirect",
+    };
+    out.extend_from_slice(status_line_start(to.version));
+    out.extend_from_slice(itoa::Buffer::new().format(redirect.status).as_bytes());
+    for part in [title, b"\r\nDate: ", to.date.as_bytes(), b"\r\nLocation: ", location] {
+        out.extend_from_slice(part);
+    }
+    out.extend_from_slice(b"\r\nContent-Type: text/plain\r\nContent-Length: ");
+    out.extend_from_slice(itoa::Buffer::new().format(BODY.len()).as_bytes());
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(fields);
+    out.extend_from_slice(redirect.response.lines());
+    connection(out, to.version, to.keep_alive);
+    out.extend_from_slice(b"\r\n");
+    if to.asked != Method::Head {
+        out.extend_from_slice(BODY);
+    }
 }
 
 /// Appends our answer to an OPTIONS that may go no further than here: there is nothing to tell of this gateway.

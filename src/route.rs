@@ -1,9 +1,14 @@
-//! Which rule a request falls under: host, path prefix and methods, matched on the normalised path.
+//! Which rule a request falls under: host, path, methods and header fields, matched on the normalised path.
 //!
 //! Routes and limits share this matching, so that a request is limited by the rules of the place where it is sent.
 //! A path prefix matches whole segments: `/api` and `/api/` both match `/api` and `/api/x`, never `/apix`.
 //! Pure.
 
+pub mod redirect;
+pub mod rewrite;
+
+use crate::http::field::{Field, FieldName};
+use crate::http::head::RequestHead;
 use std::collections::HashMap;
 
 /// What a route or a limit applies to. The default matches every request.
@@ -11,10 +16,59 @@ use std::collections::HashMap;
 pub struct Match {
     /// The host asked for; `None` = any.
     pub host: Option<HostPattern>,
-    /// Normalised path prefix (see [`crate::identity::Endpoint`]); `/` = any.
+    /// Normalised path prefix (see [`crate::identity::endpoint`]); `/` = any.
     pub path: String,
+    /// Only this path itself, nothing below it.
+    pub exact: bool,
     /// Method tokens, as they stand on the wire; empty = any.
     pub methods: Vec<String>,
+    /// What must stand in the head, all of it; by name, each name once.
+    pub headers: Vec<HeaderMatch>,
+}
+
+/// A header field that must be there.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HeaderMatch {
+    /// In small letters; compared without case.
+    pub name: String,
+    /// The whole value of one of its lines, compared byte for byte; `None` = any value.
+    pub value: Option<String>,
+}
+
+/// A request, as far as rules tell requests apart.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// The host asked for, without port.
+    pub host: &'a [u8],
+    /// The normalised path.
+    pub path: &'a [u8],
+    /// The request's head.
+    pub head: &'a RequestHead,
+    /// The bytes of the head.
+    pub buffer: &'a [u8],
+    /// Whether the peer's forwarding fields are believed; those that are not are not there.
+    pub trusted: bool,
+}
+
+impl HeaderMatch {
+    fn accepts(&self, asked: &Asked<'_>) -> bool {
+        let is_there = |field: &&Field| match field.known {
+            FieldName::ForwardedFor | FieldName::ForwardedProto | FieldName::ForwardedHost | FieldName::ClientClaim => {
+                asked.trusted
+            }
+            _ => true,
+        };
+        let fits = |field: &Field| {
+            field.name.of(asked.buffer).eq_ignore_ascii_case(self.name.as_bytes())
+                && self.value.as_ref().is_none_or(|value| field.value.of(asked.buffer) == value.as_bytes())
+        };
+        asked.head.fields.iter().filter(is_there).any(fits)
+    }
+
+    /// Whether whatever satisfies `narrow` satisfies this one too.
+    fn covers(&self, narrow: &HeaderMatch) -> bool {
+        self.name == narrow.name && (self.value.is_none() || self.value == narrow.value)
+    }
 }
 
 /// A host name to match, without port and the dot at its end, compared without case (RFC 9110 section 4.2.3).
@@ -47,6 +101,15 @@ impl HostPattern {
         }
     }
 
+    /// Whether it accepts every host that `narrow` accepts.
+    fn covers(&self, narrow: &HostPattern) -> bool {
+        match (self, narrow) {
+            (HostPattern::Suffix(tail), HostPattern::Suffix(name)) => name.ends_with(tail),
+            (HostPattern::Suffix(tail), HostPattern::Exact(name)) => name.ends_with(tail) && name.len() > tail.len(),
+            (HostPattern::Exact(_), _) => self == narrow,
+        }
+    }
+
     fn accepts(&self, host: &[u8]) -> bool {
         match self {
             HostPattern::Exact(name) => host.eq_ignore_ascii_case(name.as_bytes()),
@@ -59,20 +122,56 @@ impl HostPattern {
 }
 
 impl Match {
-    /// Whether host and method fit; the path is the tree's to match. Case does not count: some backends take `post` for POST.
-    pub fn accepts(&self, host: &[u8], method: &[u8]) -> bool {
+    /// Whether all fits but the path, which is the tree's to match.
+    fn accepts(&self, asked: &Asked<'_>) -> bool {
+        self.fits(asked.host, asked.head.method.of(asked.buffer))
+            && self.headers.iter().all(|header| header.accepts(asked))
+    }
+
+    /// Whether host and method fit. Case does not count: some backends take `post` for POST.
+    fn fits(&self, host: &[u8], method: &[u8]) -> bool {
         self.host.as_ref().is_none_or(|pattern| pattern.accepts(host))
             && (self.methods.is_empty() || self.methods.iter().any(|m| m.as_bytes().eq_ignore_ascii_case(method)))
     }
 
-    /// Orders matches of one path: the narrower first (host over none, exact over suffix, methods over none).
-    fn narrowness(&self) -> (u8, usize, bool) {
+    /// Whether a request can fall under both with nothing to tell which is narrower.
+    pub fn is_like(&self, other: &Match) -> bool {
+        let methods = match (self.methods.is_empty(), other.methods.is_empty()) {
+            (true, true) => true,
+            (false, false) => self.methods.iter().any(|method| other.methods.contains(method)),
+            _ => false,
+        };
+        let same_place = self.host == other.host && self.path == other.path && self.exact == other.exact;
+        same_place && methods && self.headers == other.headers
+    }
+
+    /// Whether every request that falls under `narrow` falls under this one too; where that is not sure, no.
+    pub fn covers(&self, narrow: &Match) -> bool {
+        let host = match (&self.host, &narrow.host) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(wide), Some(narrow)) => wide.covers(narrow),
+        };
+        let prefix = self.path.trim_end_matches('/');
+        let path = match self.exact {
+            true => narrow.exact && narrow.path == self.path,
+            false => narrow.path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
+        };
+        let methods = self.methods.is_empty()
+            || (!narrow.methods.is_empty() && narrow.methods.iter().all(|method| self.methods.contains(method)));
+        let asks_for = |header: &HeaderMatch| narrow.headers.iter().any(|other| header.covers(other));
+        host && path && methods && self.headers.iter().all(asks_for)
+    }
+
+    /// Orders matches of one path: the narrower first (the path alone over all below it, host over none, exact over
+    /// suffix, methods over none, more header fields over fewer).
+    fn narrowness(&self) -> (bool, u8, usize, bool, usize) {
         let (kind, length) = match &self.host {
             Some(HostPattern::Exact(name)) => (2, name.len()),
             Some(HostPattern::Suffix(tail)) => (1, tail.len()),
             None => (0, 0),
         };
-        (kind, length, !self.methods.is_empty())
+        (self.exact, kind, length, !self.methods.is_empty(), self.headers.len())
     }
 }
 
@@ -123,21 +222,21 @@ impl PathTree {
         PathTree { nodes }
     }
 
-    /// The rule with the longest path prefix that accepts the request; among equal paths the narrowest.
-    pub fn longest(&self, host: &[u8], path: &[u8], method: &[u8]) -> Option<usize> {
+    /// The rule with the longest path that accepts the request; among equal paths the narrowest, then the first.
+    pub fn longest(&self, asked: &Asked<'_>) -> Option<usize> {
         let mut best = None;
-        self.walk(path, |node| {
-            let fit = node.rules.iter().find(|(rule, _)| rule.accepts(host, method));
+        self.walk(asked.path, |node, is_end| {
+            let fit = node.rules.iter().find(|(rule, _)| (is_end || !rule.exact) && rule.accepts(asked));
             best = fit.map(|&(_, id)| id).or(best);
         });
         best
     }
 
     /// Calls `found` with every rule that accepts the request, shortest path first.
-    pub fn each(&self, host: &[u8], path: &[u8], method: &[u8], mut found: impl FnMut(usize)) {
-        self.walk(path, |node| {
+    pub fn each(&self, asked: &Asked<'_>, mut found: impl FnMut(usize)) {
+        self.walk(asked.path, |node, is_end| {
             for (rule, id) in &node.rules {
-                if rule.accepts(host, method) {
+                if (is_end || !rule.exact) && rule.accepts(asked) {
                     found(*id);
                 }
             }
@@ -145,7 +244,7 @@ impl PathTree {
     }
 
     /// The most rules that one request can fall under. A request has one host and one method, so those of the rules
-    /// are tried, and one of each that no rule names.
+    /// are tried, and one of each that no rule names. It may have any header fields, and several of one name.
     pub fn most_on_one_path(&self) -> usize {
         let rules = || self.nodes.iter().flat_map(|node| &node.rules).map(|(rule, _)| rule);
         let mut hosts: Vec<String> = rules().filter_map(|rule| rule.host.as_ref()).map(HostPattern::example).collect();
@@ -161,26 +260,30 @@ impl PathTree {
     }
 
     fn most_for(&self, host: &[u8], method: &[u8]) -> usize {
-        let accepted = |node: &Node| node.rules.iter().filter(|(rule, _)| rule.accepts(host, method)).count();
-        let mut sums: Vec<usize> = self.nodes.iter().map(accepted).collect();
+        let fitting = |node: &Node, exact: bool| {
+            node.rules.iter().filter(|(rule, _)| rule.exact == exact && rule.fits(host, method)).count()
+        };
+        let mut sums: Vec<usize> = self.nodes.iter().map(|node| fitting(node, false)).collect();
         // A child is always made after its parent, so one pass in order is enough.
         for parent in 0..self.nodes.len() {
             for &child in self.nodes[parent].children.values() {
                 sums[child] += sums[parent];
             }
         }
-        sums.into_iter().max().unwrap_or(0)
+        sums.into_iter().zip(&self.nodes).map(|(sum, node)| sum + fitting(node, true)).max().unwrap_or(0)
     }
 
-    fn walk(&self, path: &[u8], mut visit: impl FnMut(&Node)) {
+    /// Visits the nodes on the way of a path; the last one is told so where the path ends there.
+    fn walk(&self, path: &[u8], mut visit: impl FnMut(&Node, bool)) {
         let mut node = &self.nodes[0];
-        visit(node);
-        for segment in segments(path) {
-            match node.children.get(segment) {
+        let mut left = segments(path);
+        loop {
+            let next = left.next();
+            visit(node, next.is_none());
+            match next.and_then(|segment| node.children.get(segment)) {
                 Some(&child) => node = &self.nodes[child],
                 None => return,
             }
-            visit(node);
         }
     }
 }
@@ -190,67 +293,4 @@ fn segments(path: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn rule(path: &str) -> Match {
-        Match { path: path.into(), ..Match::default() }
-    }
-
-    #[test]
-    fn the_longest_prefix_wins_and_matches_whole_segments() {
-        let tree = PathTree::new([(rule("/"), 0), (rule("/api"), 1), (rule("/api/v1"), 2)]);
-        let of = |path: &str| tree.longest(b"h", path.as_bytes(), b"GET");
-        assert_eq!(of("/"), Some(0));
-        assert_eq!(of("/apix"), Some(0));
-        assert_eq!(of("/api"), Some(1));
-        assert_eq!(of("/api/v2"), Some(1));
-        assert_eq!(of("/api/v1/x"), Some(2));
-    }
-
-    #[test]
-    fn a_longer_path_that_does_not_accept_falls_back_to_a_shorter() {
-        let mut narrow = rule("/api");
-        narrow.methods = vec!["POST".into()];
-        let tree = PathTree::new([(rule("/"), 0), (narrow, 1)]);
-        assert_eq!(tree.longest(b"h", b"/api", b"GET"), Some(0));
-        assert_eq!(tree.longest(b"h", b"/api", b"POST"), Some(1));
-    }
-
-    #[test]
-    fn among_equal_paths_exact_host_beats_suffix_beats_none() {
-        let with = |host: &str| Match { host: HostPattern::parse(host), ..rule("/") };
-        let tree = PathTree::new([(rule("/"), 0), (with("*.example.com"), 1), (with("a.example.com"), 2)]);
-        assert_eq!(tree.longest(b"A.Example.com", b"/", b"GET"), Some(2));
-        assert_eq!(tree.longest(b"b.example.com", b"/", b"GET"), Some(1));
-        assert_eq!(tree.longest(b"example.com", b"/", b"GET"), Some(0));
-        assert_eq!(tree.longest(b".example.com", b"/", b"GET"), Some(0));
-    }
-
-    #[test]
-    fn each_finds_every_rule_on_the_way() {
-        let tree = PathTree::new([(rule("/"), 0), (rule("/api"), 1), (rule("/b"), 2)]);
-        let mut found = Vec::new();
-        tree.each(b"h", b"/api/x", b"GET", |id| found.push(id));
-        assert_eq!(found, [0, 1]);
-        assert_eq!(tree.most_on_one_path(), 2);
-    }
-
-    #[test]
-    fn ports_and_brackets() {
-        assert_eq!(host_without_port(b"a.b:80"), b"a.b");
-        assert_eq!(host_without_port(b"a.b"), b"a.b");
-        assert_eq!(host_without_port(b"[::1]:80"), b"[::1]");
-        assert_eq!(host_without_port(b"[::1]"), b"[::1]");
-    }
-
-    #[test]
-    fn the_dot_at_the_end_of_a_name_makes_no_other_host() {
-        assert_eq!(host_without_port(b"a.b."), b"a.b");
-        assert_eq!(host_without_port(b"a.b.:80"), b"a.b");
-        assert_eq!(host_without_port(b"a.b.."), b"a.b.");
-        assert_eq!(HostPattern::parse("A.b."), HostPattern::parse("a.b"));
-        assert_eq!(HostPattern::parse("*.a.b."), HostPattern::parse("*.a.b"));
-        assert_eq!((HostPattern::parse("."), HostPattern::parse("*.")), (None, None));
-    }
-}
+mod tests;

@@ -87,11 +87,11 @@ fn is_limited(stream: &mut TcpStream, request: &[u8]) -> bool {
     answer.starts_with(b"HTTP/1.1 200 OK\r\n") && answer.windows(11).any(|part| part == b"\r\nRateLimit")
 }
 
-/// Allocations of [`REQUESTS`] requests after a warm-up, on this `[store]`.
-fn allocations(store: &str) -> usize {
+/// Allocations of [`REQUESTS`] requests after a warm-up, with these lines of a configuration.
+fn allocations(lines: &str) -> usize {
     let text = format!(
         "server.listen = \"127.0.0.1:0\"\nserver.workers = 1\nserver.io = \"{}\"\nadmin.listen = \"off\"\n\
-         upstreams.app.servers = [\"{}\"]\n{store}\
+         upstreams.app.servers = [\"{}\"]\n{lines}\
          [[limits]]\nname = \"a\"\nby = [\"user\", \"endpoint\"]\nrate = \"1000000/s\"\n\
          [[limits]]\nname = \"b\"\nby = [\"ip\"]\nrate = \"1000000/s\"\n",
         support::gateway::io(),
@@ -109,10 +109,16 @@ fn allocations(store: &str) -> usize {
     ALLOCATIONS.load(Ordering::Relaxed) - before
 }
 
+/// What a route asks of the head and changes in it; only a changed path is written somewhere first.
+const ROUTES: &str = "[[routes]]\nupstream = \"app\"\nheaders = { Accept = \"*/*\", X-API-Key = \"*\" }\n\
+    timeouts.response = \"9s\"\nrequest = { set = { X-Env = \"prod\" }, remove = \"Cookie\" }\n\
+    response = { set = { X-Env = \"prod\" }, remove = \"Server\" }\n\
+    [[routes]]\nupstream = \"app\"\nexact = true\n";
+
 #[test]
 fn a_forwarded_and_limited_request_allocates_nothing() {
     let redis = support::redis::Redis::start();
-    for store in [String::new(), redis.store()] {
+    for store in [String::new(), redis.store(), ROUTES.into()] {
         let allocations = allocations(&store);
         println!("{allocations} allocations in {REQUESTS} requests {store}");
         assert!(allocations <= STRAY_MAX, "{allocations} allocations in {REQUESTS} requests {store}");

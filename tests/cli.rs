@@ -11,7 +11,7 @@ use rateguard::gateway::Rules;
 use rateguard::http::head::RequestHead;
 use rateguard::identity::{self, Caller};
 use rateguard::limit::policy::{Sheet, Subject};
-use rateguard::route::host_without_port;
+use rateguard::route::{Asked, host_without_port};
 use rustix::process::Signal;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
@@ -224,7 +224,8 @@ fn keys_by_the_rules(text: &str, request: &str) -> Vec<String> {
     assert!(rules.identity.of(&head, buffer, [127, 0, 0, 1].into(), &mut caller).is_ok());
     identity::endpoint(head.forwarded_target(buffer), &mut endpoint);
     let host = host_without_port(head.host.of(buffer));
-    let route = rules.routes.longest(host, &endpoint, head.method.of(buffer)).unwrap();
+    let asked = Asked { host, path: &endpoint, head: &head, buffer, trusted: caller.via_trusted };
+    let route = rules.routes.longest(&asked).unwrap();
     let label = &rules.route_table[route].label;
     let subject = Subject { head: &head, buffer, host, endpoint: &endpoint, route: label, caller: &caller };
     let mut sheet = Sheet::default();
@@ -393,4 +394,38 @@ fn no_secret_is_printed_or_logged() {
         let line = said.lines().find(|line| line.contains(secret));
         assert_eq!(line, None, "{secret} is shown");
     }
+}
+
+#[test]
+fn explain_tells_what_a_route_makes_of_a_request() {
+    let folder = Folder::new();
+    let text = "[upstreams.app]\nservers = [\"127.0.0.1:1\"]\n\
+        [[routes]]\npath = \"/api\"\nheaders.X-Version = \"2\"\nupstream = \"app\"\nstrip_prefix = \"/api\"\nadd_prefix = \"/v2\"\n\
+        timeouts = { response = \"5min\" }\nmax_body = \"1KiB\"\nresponse.remove = \"Server\"\n\
+        request.set = { \"X-Env\" = \"prod\", Authorization = \"Bearer hidden\" }\n\
+        [[routes]]\npath = \"/old\"\nexact = true\nredirect = { to = \"https://{host}/new\", status = 302 }\n\
+         [[routes]]\npath = \"/secret\"\nheaders.X-Token = \"hidden\"\nupstream = \"app\"\n";
+    let file = path(&folder, "config.toml", text);
+    let explained = |path: &str, header: &str| {
+        let (code, out, err) = run(&["explain", "GET", path, "-H", header, "-H", "Host: h:80", "--config", &file]);
+        assert_eq!(code, Some(0), "{err}");
+        assert!(!out.contains("hidden"), "{out}");
+        out
+    };
+    let out = explained("//%61pi/x?y", "X-Version: 2");
+    for line in [
+        "route     /api x-version:2 -> upstream app (127.0.0.1:1)",
+        "waits     1s for a connection, 300s for a response",
+        "body      at most 1024 bytes",
+        "sent as   /v2/x?y",
+        "request   X-Env is set to \"prod\"",
+        "request   Authorization is set to \"***\"",
+        "response  Server is removed",
+    ] {
+        assert!(out.lines().any(|told| told == line), "{line}\n{out}");
+    }
+    assert!(explained("/old", "A: b").contains("route     =/old -> redirect 302 https://h/new\n"));
+    assert!(explained("/secret", "X-Token: hidden").contains("route     /secret x-token:"));
+    assert!(explained("/api%2fx", "X-Version: 2").contains("answer    400 Bad Request: the path has an encoded"));
+    assert!(explained("/api/x", "X-Version: 1").contains("answer    404 Not Found: no route matches"));
 }

@@ -28,6 +28,9 @@ mod wire;
 /// What a backend gets of a request, and a client of its response.
 mod proxying;
 
+/// Routes: what they take, and what they change on the way.
+mod routes;
+
 /// Programs that people really use, each through the gateway.
 mod clients;
 

@@ -29,7 +29,7 @@ pub fn refusing() -> (socket2::Socket, SocketAddr) {
 }
 
 /// An address that neither accepts nor refuses: its backlog is full.
-fn black_hole() -> (socket2::Socket, TcpStream, SocketAddr) {
+pub fn black_hole() -> (socket2::Socket, TcpStream, SocketAddr) {
     let (socket, address) = refusing();
     socket.listen(0).unwrap();
     let only = TcpStream::connect(address).unwrap();

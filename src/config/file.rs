@@ -50,13 +50,22 @@ keys! {
         "failures" "failure_rate" "eject" "slow_start";
     UPSTREAM_CONNECTIONS = "upstreams.*.connections": "max" "max_pending" "pending" "max_idle" "max_age" "keepalive";
     UPSTREAM_TLS = "upstreams.*.tls": "ca" "certificate" "key" "name";
-    ROUTE = "routes": "path" "host" "methods" "upstream";
+    ROUTE = "routes": "path" "exact" "host" "methods" "headers" "upstream" "timeouts" "max_body"
+        "strip_prefix" "rewrite" "add_prefix" "request" "response" "redirect";
+    ROUTE_REDIRECT = "routes.redirect": "to" "status";
+    ROUTE_REQUEST = "routes.request": "set" "remove";
+    ROUTE_RESPONSE = "routes.response": "set" "remove";
+    ROUTE_REWRITE = "routes.rewrite": "pattern" "to";
+    ROUTE_TIMEOUTS = "routes.timeouts": "connect" "response" "attempt";
     LIMIT = "limits": "name" "match" "by" "rate" "burst" "cost" "mode" "plans" "count_preflight" "on_failure"
         "lease";
-    LIMIT_MATCH = "limits.match": "path" "host" "methods";
+    LIMIT_MATCH = "limits.match": "path" "exact" "host" "methods" "headers";
     LIMIT_PLAN = "limits.plans.*": "rate" "burst";
     LOG = "log": "denied";
 }
+
+/// Names that are all the user's.
+static CHOSEN: Keys = Keys { at: "*", known: &[] };
 
 /// Keys of the design that this version does not have, at the top level.
 const LATER: [&str; 2] = ["allow", "deny"];
@@ -261,6 +270,15 @@ impl<'s> Value<'s> {
     /// A table with these keys.
     pub fn section(&self, keys: &'static Keys) -> Result<Section<'s>> {
         self.open(keys)?.checked()
+    }
+
+    /// The members of a table with names that the user chooses, at most `max`, in the order of the file.
+    pub fn entries(&self, max: usize) -> Result<Vec<(&'s str, Value<'s>)>> {
+        let entries = self.open(&CHOSEN)?.entries();
+        match entries.len() > max {
+            true => Err(self.error(format!("has {} entries", entries.len()), format!("use at most {max}"))),
+            false => Ok(entries),
+        }
     }
 
     /// The members of a list, at most `max`; a single string may stand without brackets.

@@ -78,13 +78,24 @@ pub enum Io {
     Epoll,
 }
 
-/// Sends requests to an upstream.
+/// Sends requests to an upstream, or elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Which requests.
     pub scope: route::Match,
-    /// Position in [`Config::upstreams`].
-    pub upstream: usize,
+    /// What becomes of their paths.
+    pub path: route::rewrite::PathChange,
+    /// Where they go.
+    pub goal: Goal,
+}
+
+/// Where the requests of a route go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// To an upstream, a position in [`Config::upstreams`].
+    Upstream(upstream::way::Way),
+    /// Elsewhere: their clients are told where.
+    Redirect(route::redirect::Redirect),
 }
 
 /// What is logged beyond starts, stops and faults.
@@ -112,7 +123,7 @@ impl Config {
         let store = store::store(root)?;
         let dns = dns::dns(root)?;
         let upstreams = upstreams::upstreams(root)?;
-        let routes = routes::routes(root, &upstreams)?;
+        let routes = routes::routes(root, &upstreams, server.bounds.body_max)?;
         let sections = root.sections("limits", &file::LIMIT, limits::LIMITS_MAX)?;
         let limits = limits::limits(&sections)?;
         identity.consumers = callers::with_known_plans(consumers, &limits)?;

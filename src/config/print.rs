@@ -1,17 +1,20 @@
 //! The configuration in force as TOML: every key with its value, defaults included.
 //!
-//! Passwords and the digests of API keys read `***`; everything else parses again to the same configuration. Pure.
+//! Passwords, the digests of API keys and header values that may be secrets read `***`; everything else parses again to the same configuration. Pure.
 
 use super::file::join;
 use super::text::{write_duration, write_size};
-use super::{Config, Io, Server};
+use super::{Config, Goal, Io, Route, Server};
+use crate::http::changes::Changes;
+use crate::http::field::may_be_secret;
 use crate::identity::{self, Source, UnknownApiKeys};
 use crate::limit::policy::{By, Limit, Mode, Quota};
 use crate::limit::{OnFailure, StoreKind, StoreSettings};
 use crate::redis::{Address, Credentials, Place, Settings, Version};
 use crate::resolve::{self, Interval};
-use crate::route::{HostPattern, Match};
+use crate::route::{HeaderMatch, HostPattern, Match};
 use crate::upstream::proxy_protocol::ProxyProtocol;
+use crate::upstream::way::{Patience, Way};
 use crate::upstream::{self, Balance, StatusSet};
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -29,10 +32,7 @@ pub(super) fn config(config: &Config) -> String {
         self::upstream(&mut out, upstream);
     }
     for route in &config.routes {
-        out.section("[[routes]]");
-        scope(&mut out, &route.scope);
-        let upstream = config.upstreams.get(route.upstream).map(|upstream| upstream.name.as_str());
-        out.line("upstream", quote(upstream.unwrap_or_default()));
+        self::route(&mut out, route, &config.upstreams);
     }
     for limit in &config.limits {
         self::limit(&mut out, limit);
@@ -61,12 +61,17 @@ impl Page {
     }
 
     fn wait_or_off(&mut self, key: &str, wait: Option<Duration>) {
-        self.line(key, quote(wait.map_or("off".into(), write_duration)));
+        self.line(key, wait_or_off(wait));
     }
 }
 
+fn wait_or_off(wait: Option<Duration>) -> String {
+    quote(wait.map_or("off".into(), write_duration))
+}
+
 fn quote(text: impl Into<String>) -> String {
-    toml::Value::String(text.into()).to_string()
+    // What was written for a literal "${" must be again.
+    toml::Value::String(text.into().replace("${", "$${")).to_string()
 }
 
 fn quote_all<T: ToString>(members: impl IntoIterator<Item = T>) -> String {
@@ -91,7 +96,7 @@ fn server(out: &mut Page, server: &Server, identity: &identity::Settings) {
     out.line("max_connections", server.max_connections);
     out.line("max_head", quote(write_size(server.bounds.head_max as u64)));
     out.line("max_headers", server.bounds.fields_max);
-    out.line("max_body", quote(server.bounds.body_max.map_or("unlimited".into(), write_size)));
+    out.line("max_body", quote(body_max(server.bounds.body_max)));
     out.section("[server.timeouts]");
     out.wait("head", server.timeouts.head);
     out.wait("body", server.timeouts.body);
@@ -237,12 +242,12 @@ fn upstream(out: &mut Page, upstream: &upstream::Settings) {
 
 fn upstream_sections(out: &mut Page, upstream: &upstream::Settings) {
     let header = |name: &str| format!("[{}.{name}]", join("upstreams", &upstream.name));
-    let timeouts = &upstream.timeouts;
+    let Patience { connect, response, attempt } = upstream.patience;
     out.section(&header("timeouts"));
-    out.wait("connect", timeouts.connect);
-    out.wait("response", timeouts.response);
-    out.wait_or_off("attempt", timeouts.attempt);
-    out.wait("idle", timeouts.idle);
+    out.wait("connect", connect);
+    out.wait("response", response);
+    out.wait_or_off("attempt", attempt);
+    out.wait("idle", upstream.idle);
     let health = &upstream.health;
     out.section(&header("health"));
     out.line("path", quote(health.path.as_deref().unwrap_or_default()));
@@ -300,14 +305,73 @@ fn dns(out: &mut Page, dns: &resolve::Settings) {
     out.wait("timeout", dns.timeout);
 }
 
+fn route(out: &mut Page, route: &Route, upstreams: &[upstream::Settings]) {
+    out.section("[[routes]]");
+    scope(out, &route.scope);
+    match &route.goal {
+        Goal::Upstream(way) => self::way(out, way, upstreams),
+        Goal::Redirect(redirect) => {
+            let (to, status) = (quote(redirect.to()), redirect.status);
+            out.line("redirect", format!("{{ to = {to}, status = {status} }}"));
+            changes(out, "response", &redirect.response);
+        }
+    }
+    if let Some(prefix) = &route.path.strip {
+        out.line("strip_prefix", quote(prefix));
+    }
+    if let Some(rewrite) = &route.path.rewrite {
+        let (pattern, to) = (quote(rewrite.pattern()), quote(rewrite.to()));
+        out.line("rewrite", format!("{{ pattern = {pattern}, to = {to} }}"));
+    }
+    if let Some(prefix) = &route.path.add {
+        out.line("add_prefix", quote(prefix));
+    }
+}
+
+fn way(out: &mut Page, way: &Way, upstreams: &[upstream::Settings]) {
+    let upstream = upstreams.get(way.upstream).map(|upstream| upstream.name.as_str());
+    out.line("upstream", quote(upstream.unwrap_or_default()));
+    let Patience { connect, response, attempt } = way.patience;
+    let [connect, response, attempt] = [Some(connect), Some(response), attempt].map(wait_or_off);
+    out.line("timeouts", format!("{{ connect = {connect}, response = {response}, attempt = {attempt} }}"));
+    out.line("max_body", quote(body_max(way.body_max)));
+    changes(out, "request", &way.request);
+    changes(out, "response", &way.response);
+}
+
+fn changes(out: &mut Page, key: &str, changes: &Changes) {
+    if !changes.is_none() {
+        let set = changes.set_fields().iter().map(|(name, value)| (name.as_str(), value.clone()));
+        let (set, removed) = (fields(set), quote_all(changes.removed()));
+        out.line(key, format!("{{ set = {set}, remove = {removed} }}"));
+    }
+}
+
+fn body_max(bytes: Option<u64>) -> String {
+    bytes.map_or("unlimited".into(), write_size)
+}
+
 fn scope(out: &mut Page, scope: &Match) {
     out.line("path", quote(&scope.path));
+    out.line("exact", scope.exact);
     if let Some(host) = &scope.host {
         out.line("host", quote(host_text(host)));
     }
     if !scope.methods.is_empty() {
         out.line("methods", quote_all(&scope.methods));
     }
+    if !scope.headers.is_empty() {
+        let value = |header: &HeaderMatch| header.value.clone().unwrap_or_else(|| "*".into());
+        out.line("headers", fields(scope.headers.iter().map(|header| (header.name.as_str(), value(header)))));
+    }
+}
+
+/// Header fields with their values, as a table; what may be a secret is masked.
+fn fields<'n>(fields: impl Iterator<Item = (&'n str, String)>) -> String {
+    let shown = |name: &str, value: String| if may_be_secret(name) && value != "*" { "***".into() } else { value };
+    let members: Vec<String> =
+        fields.map(|(name, value)| format!("{} = {}", join("", name), quote(shown(name, value)))).collect();
+    format!("{{ {} }}", members.join(", "))
 }
 
 fn host_text(host: &HostPattern) -> String {

@@ -42,7 +42,7 @@ pub(super) fn server(section: &Section<'_>) -> Result<Server, ConfigError> {
             // A megabyte at most, so it fits.
             head_max: usize::try_from(head_max).unwrap_or(usize::MAX),
             fields_max: section.read("max_headers", 100, |value| value.integer(1..=http::FIELDS_MAX))?,
-            body_max: body_max(section)?,
+            body_max: body_max(section, None)?,
         },
         timeouts: conn::Timeouts {
             head: seconds("head", 10)?,
@@ -56,8 +56,8 @@ pub(super) fn server(section: &Section<'_>) -> Result<Server, ConfigError> {
 }
 
 /// The bound on a body; zero is refused, because elsewhere it means "unlimited" and here it would mean "none".
-fn body_max(section: &Section<'_>) -> Result<Option<u64>, ConfigError> {
-    let Some(value) = section.get("max_body") else { return Ok(None) };
+pub(super) fn body_max(section: &Section<'_>, default: Option<u64>) -> Result<Option<u64>, ConfigError> {
+    let Some(value) = section.get("max_body") else { return Ok(default) };
     if value.is_text() && value.text()? == "unlimited" {
         return Ok(None);
     }

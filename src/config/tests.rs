@@ -49,7 +49,8 @@ fn whole_manual() -> String {
 /// The dotted path of each key in a table, with the names that users choose as `*`, and the way to it.
 fn paths(table: &toml::Table, at: &str, way: &[String], out: &mut Vec<(String, Vec<String>)>) {
     for (key, value) in table {
-        let chosen = matches!(at, "upstreams" | "limits.plans");
+        let chosen =
+            [".headers", ".set"].iter().any(|key| at.ends_with(key)) || matches!(at, "upstreams" | "limits.plans");
         let name = if chosen { "*" } else { key };
         let path = if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") };
         let way = [way, std::slice::from_ref(key)].concat();
@@ -375,11 +376,47 @@ fn routes_by_default_and_by_method() {
 }
 
 #[test]
+fn a_route_waits_and_takes_as_its_upstream_and_the_server_do_where_it_does_not_say() {
+    let config = valid(
+        "server.max_body = \"1MiB\"\n[upstreams.b]\nservers = [\"h:1\"]\ntimeouts = { connect = \"3s\", response = \"4s\" }\n\
+         [[routes]]\nupstream = \"b\"\n[[routes]]\nupstream = \"b\"\npath = \"/x\"\ntimeouts = { response = \"5min\" }\n\
+         max_body = \"unlimited\"",
+    );
+    let told = |at: usize| {
+        let Goal::Upstream(way) = &config.routes[at].goal else { panic!() };
+        (way.patience.connect.as_secs(), way.patience.response.as_secs(), way.body_max)
+    };
+    assert_eq!((told(0), told(1)), ((3, 4, Some(1 << 20)), (3, 300, None)));
+}
+
+#[test]
+fn what_a_route_asks_of_the_head() {
+    let config = valid(
+        "[[routes]]\nupstream = \"api\"\npath = \"/a\"\nexact = true\n\
+         headers = { \"X-Version\" = \"2\", \"X-Beta\" = \"*\" }\n\
+         [[routes]]\nupstream = \"api\"\npath = \"/a\"\n[[routes]]\nupstream = \"api\"\npath = \"/a\"\n\
+         headers.X-Version = \"2\"",
+    );
+    let scope = &config.routes[0].scope;
+    let pairs: Vec<_> = scope.headers.iter().map(|header| (header.name.as_str(), header.value.as_deref())).collect();
+    assert_eq!((scope.exact, pairs), (true, vec![("x-beta", None), ("x-version", Some("2"))]));
+    let many: Vec<String> = (0..17).map(|number| format!("a{number} = \"1\"")).collect();
+    let error = invalid(&format!("[[routes]]\nupstream = \"api\"\nheaders = {{ {} }}", many.join(", ")));
+    assert!(error.contains("routes[0].headers: has 17 entries; use at most 16"), "{error}");
+}
+
+#[test]
 fn what_is_printed_parses_again_to_the_same() {
     let text = "[server]\nlisten = [\"127.0.0.1:0\", \"[::1]:0\"]\nmax_body = 5000\ntrusted_proxies = [\"10.0.0.0/8\"]\n\
          [admin]\nlisten = \"off\"\n[store]\nurl = \"redis+unix:///a%20b?db=3\"\ndeadline = \"1500ms\"\n\
          [upstreams.\"a.b\"]\nservers = [\"h:1\", \"[::1]:2\"]\nretries = 0\n\
          [[routes]]\nupstream = \"a.b\"\nhost = \"*.x\"\n[[routes]]\nupstream = \"api\"\nmethods = [\"GET\"]\n\
+         [[routes]]\nupstream = \"api\"\npath = \"/a/b\"\nstrip_prefix = \"/a/\"\nrequest.remove = \"Cookie\"\n\
+         response = { set = { \"X-A\" = \"$${x}\", \"x.b\" = \"\" }, remove = [\"Server\", \"Via\"] }\nadd_prefix = \"/v1/\"\n\
+         rewrite = { pattern = '^/(\\d)\"$', to = \"/$1$$${x}\" }\n\
+         [[routes]]\npath = \"/r\"\nadd_prefix = \"/x\"\nresponse.set.X-A = \"1\"\n\
+         redirect = { to = \"https://{host}{path}\", status = 303 }\n\
+         [[routes]]\nupstream = \"api\"\nexact = true\nmax_body = \"unlimited\"\ntimeouts.connect = \"7s\"\nheaders = { \"X-A\" = \"$${x}\", \"X-B\" = \"*\" }\n\
          [[limits]]\nname = \"l\"\nrate = \"10/15s\"\nby = []\n[limits.plans.\"p.q\"]\nburst = 5\n\
          [identity]\nsources = [\"header:X-A\", \"cookie:c\", \"ip\"]\n\
          [dns]\nservers = [\"10.0.0.2\", \"::1\"]\ninterval = \"ttl\"\ntimeout = \"1500ms\"";
@@ -400,6 +437,10 @@ fn what_is_printed_shows_no_secret() {
     let printed = valid(text).print();
     assert!(!printed.contains("s3cret") && printed.contains("username = \"u\""), "{printed}");
     printed.parse::<toml::Table>().unwrap();
+    let text =
+        "[[routes]]\nupstream = \"api\"\nheaders.X-Token = \"${PASS}\"\nrequest.set.Authorization = \"B ${PASS}\"\n";
+    let printed = valid(text).print();
+    assert!(!printed.contains("s3cret") && printed.contains("set = { Authorization = \"***\" }"), "{printed}");
 }
 
 /// A limit `name` with more keys.

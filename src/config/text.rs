@@ -152,6 +152,19 @@ pub(super) fn token(text: &str) -> Result<String, Flaw> {
     ))
 }
 
+/// Bytes of a field's value.
+const VALUE_MAX: usize = 4096;
+
+/// Reads the value of a header field. What is wrong with it does not show it: it may be a secret.
+pub(super) fn field_value(text: &str) -> Result<String, Flaw> {
+    let fits = |c: char| c == '\t' || !c.is_control();
+    if text.len() <= VALUE_MAX && text.chars().all(fits) && text.trim_matches([' ', '\t']) == text {
+        return Ok(text.to_owned());
+    }
+    let fix = format!("use at most {VALUE_MAX} bytes on one line, without control characters and spaces around it");
+    Err(Flaw::new("cannot be the value of a header field", fix))
+}
+
 pub(super) fn is_token(text: &str) -> bool {
     let fits = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     (1..=NAME_MAX).contains(&text.len()) && text.bytes().all(fits)

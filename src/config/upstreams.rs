@@ -10,9 +10,8 @@ use super::server::WAIT;
 use super::text;
 use crate::tls;
 use crate::upstream::proxy_protocol::ProxyProtocol;
-use crate::upstream::{
-    Address, Balance, Connections, Health, Retries, Server, Settings, StatusSet, Timeouts, WEIGHT_MAX,
-};
+use crate::upstream::way::Patience;
+use crate::upstream::{Address, Balance, Connections, Health, Retries, Server, Settings, StatusSet, WEIGHT_MAX};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -42,6 +41,7 @@ pub(super) fn upstreams(root: &Section<'_>) -> Result<Vec<Settings>> {
 
 fn upstream(name: String, section: &Section<'_>) -> Result<Settings> {
     let (servers, is_tls) = servers(section)?;
+    let timeouts = section.section("timeouts", &UPSTREAM_TIMEOUTS)?;
     Ok(Settings {
         name,
         servers,
@@ -57,7 +57,8 @@ fn upstream(name: String, section: &Section<'_>) -> Result<Settings> {
             statuses: section.read("retry_statuses", StatusSet::default(), statuses)?,
             budget_percent: section.read("retry_budget", 20, |value| value.parse(text::percent))?,
         },
-        timeouts: timeouts(section)?,
+        patience: patience(&timeouts, PATIENCE)?,
+        idle: timeouts.read("idle", Duration::from_secs(60), |value| value.duration(WAIT))?,
         health: health(section)?,
         connections: connections(section)?,
         tls: tls(section, is_tls)?,
@@ -124,16 +125,20 @@ fn address(text: &str) -> std::result::Result<(Address, bool), Flaw> {
     Ok((Address::Tcp { host, port }, default.is_some()))
 }
 
-fn timeouts(section: &Section<'_>) -> Result<Timeouts> {
-    let timeouts = section.section("timeouts", &UPSTREAM_TIMEOUTS)?;
-    let seconds = |key, default| timeouts.read(key, Duration::from_secs(default), |value| value.duration(WAIT));
-    let response = seconds("response", 30)?;
-    let attempt = timeouts.read("attempt", None, off_or_duration)?;
-    if attempt.is_some_and(|attempt| attempt > response) {
+/// What is used where nothing is written.
+const PATIENCE: Patience =
+    Patience { connect: Duration::from_secs(1), response: Duration::from_secs(30), attempt: None };
+
+/// The waits in a section of timeouts, of an upstream or of a route; `usual` is what is not written.
+pub(super) fn patience(timeouts: &Section<'_>, usual: Patience) -> Result<Patience> {
+    let response = timeouts.read("response", usual.response, |value| value.duration(WAIT))?;
+    let attempt = timeouts.read("attempt", usual.attempt, off_or_duration)?;
+    if timeouts.get("attempt").is_some() && attempt.is_some_and(|attempt| attempt > response) {
         let flaw = Flaw::new("is longer than response, which all attempts share", "make it shorter, or \"off\"");
         return Err(timeouts.error_about("attempt", flaw));
     }
-    Ok(Timeouts { connect: seconds("connect", 1)?, response, attempt, idle: seconds("idle", 60)? })
+    let connect = timeouts.read("connect", usual.connect, |value| value.duration(WAIT))?;
+    Ok(Patience { connect, response, attempt: attempt.map(|attempt| attempt.min(response)) })
 }
 
 fn health(section: &Section<'_>) -> Result<Health> {

@@ -2,11 +2,10 @@
 //!
 //! A warning never stops a start; what must stop one is an error. Pure.
 
-use super::Config;
+use super::{Config, Goal};
 use crate::identity::{Source, UnknownApiKeys};
 use crate::limit::StoreKind;
 use crate::limit::policy::{By, Limit, Mode};
-use crate::route::{HostPattern, Match};
 
 pub(super) fn all(config: &Config) -> Vec<String> {
     let mut warnings = Vec::new();
@@ -37,7 +36,7 @@ fn invented_buckets(config: &Config, limit: &Limit) -> Option<String> {
         By::Header(name) => Some(format!("header:{name}, and clients choose its value")),
         _ => None,
     })?;
-    let bounded = |other: &Limit| other.bounds_a_client() && covers(&other.scope, &limit.scope);
+    let bounded = |other: &Limit| other.bounds_a_client() && other.scope.covers(&limit.scope);
     if limit.mode == Mode::Shadow || config.limits.iter().any(bounded) {
         return None;
     }
@@ -57,7 +56,7 @@ fn invented_keys(config: &Config) -> Option<String> {
     let by_user = |limit: &&Limit| limit.mode == Mode::Enforce && limit.by.contains(&By::User);
     let unbounded = |limit: &&Limit| {
         let bounds = |other: &Limit| {
-            other.bounds_a_client() && !other.by.contains(&By::User) && covers(&other.scope, &limit.scope)
+            other.bounds_a_client() && !other.by.contains(&By::User) && other.scope.covers(&limit.scope)
         };
         !config.limits.iter().any(bounds)
     };
@@ -81,7 +80,8 @@ fn unseen_consumers(config: &Config) -> Option<String> {
 }
 
 fn unused_upstreams(config: &Config) -> impl Iterator<Item = String> {
-    let used = |at: usize| config.routes.iter().any(|route| route.upstream == at);
+    let used =
+        |at: usize| config.routes.iter().any(|route| matches!(&route.goal, Goal::Upstream(way) if way.upstream == at));
     let unused = config.upstreams.iter().enumerate().filter(move |(at, _)| !used(*at));
     unused.map(|(_, upstream)| format!("No route leads to upstream {:?}.", upstream.name))
 }
@@ -93,28 +93,4 @@ fn idle_leases(config: &Config) -> Option<String> {
         "Limit {:?} has a lease, which saves round trips to Redis: with store.url = \"memory:\" it has no effect.",
         limit.name
     ))
-}
-
-/// Whether every request that falls under `narrow` falls under `wide` too.
-fn covers(wide: &Match, narrow: &Match) -> bool {
-    let host = match (&wide.host, &narrow.host) {
-        (None, _) => true,
-        (Some(_), None) => false,
-        (Some(HostPattern::Suffix(tail)), Some(HostPattern::Exact(name) | HostPattern::Suffix(name))) => {
-            name.ends_with(tail) && (name.len() > tail.len() || Some(name) == suffix(&narrow.host))
-        }
-        (wide, narrow) => wide == narrow,
-    };
-    let prefix = wide.path.trim_end_matches('/');
-    let below = narrow.path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    let methods = wide.methods.is_empty()
-        || (!narrow.methods.is_empty() && narrow.methods.iter().all(|method| wide.methods.contains(method)));
-    host && below && methods
-}
-
-fn suffix(host: &Option<HostPattern>) -> Option<&String> {
-    match host {
-        Some(HostPattern::Suffix(tail)) => Some(tail),
-        _ => None,
-    }
 }

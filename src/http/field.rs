@@ -232,6 +232,21 @@ fn transfer_coding(value: &[u8]) -> Result<Coding, Refusal> {
     Ok(Coding::Unknown)
 }
 
+/// What the names of fields with secrets in them often contain.
+const SECRETS: [&str; 6] = ["auth", "cookie", "key", "password", "secret", "token"];
+
+/// Whether the values of a field are better not shown to anybody, as far as its name tells.
+pub fn may_be_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    SECRETS.iter().any(|word| name.contains(word))
+}
+
+/// Whether two names are one to a server that follows CGI: compared without case, `_` as `-`.
+pub fn is_like(a: &[u8], b: &[u8]) -> bool {
+    let dashed = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    a.len() == b.len() && a.iter().zip(b).all(|(&a, &b)| dashed(a) == dashed(b))
+}
+
 /// The members of a comma-separated list of tokens, white space removed.
 pub(super) fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&b| b == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())

@@ -3,6 +3,7 @@
 //! Lines that stay are copied in runs, byte for byte; framing is written anew from what was decided, never copied from
 //! what was said. Pure.
 
+use super::changes::Changes;
 use super::field::{Field, FieldName, protocols, switched_to, tokens};
 use super::head::{RequestHead, ResponseHead};
 use super::{Framing, Method, Span, Version};
@@ -23,8 +24,12 @@ pub struct Hop<'a> {
     pub trusted: bool,
     /// The id of this request.
     pub request_id: &'a [u8],
+    /// The target to ask for, where it is not the one that was sent.
+    pub target: Option<&'a [u8]>,
     /// The host for a request that names none, as HTTP/1.0 may: a backend need not take an empty one.
     pub authority: &'a str,
+    /// What its route sets and removes.
+    pub changes: &'a Changes,
 }
 
 /// The client's own `X-Request-Id`, where it is one that can be passed on and logged.
@@ -39,7 +44,7 @@ pub fn client_request_id<'b>(head: &RequestHead, buffer: &'b [u8]) -> Option<&'b
 pub fn request(out: &mut Vec<u8>, buffer: &[u8], head: &RequestHead, hop: &Hop<'_>) {
     out.extend_from_slice(head.method.of(buffer));
     out.push(b' ');
-    let target = head.target.of(buffer);
+    let target = hop.target.unwrap_or(head.target.of(buffer));
     if target.is_empty() && head.kind == Method::Options {
         // An absolute target without path and query asks about the server itself (RFC 9112 section 3.2.4).
         out.push(b'*');
@@ -51,12 +56,14 @@ pub fn request(out: &mut Vec<u8>, buffer: &[u8], head: &RequestHead, hop: &Hop<'
     line(
         out,
         "Host",
-        &[match (head.version, head.host.is_empty()) {
-            (Version::Http10, true) => hop.authority.as_bytes(),
+        &[match (hop.changes.host(), head.version, head.host.is_empty()) {
+            (Some(host), _, _) => host.as_bytes(),
+            (_, Version::Http10, true) => hop.authority.as_bytes(),
             _ => head.host.of(buffer),
         }],
     );
     let nominated = Nominated::of(buffer, &head.fields);
+    let is_kept = |field: &Field| !hop.changes.touches(field.name.of(buffer));
     copy_lines(out, buffer, &head.fields, |field| match field.known {
         FieldName::Host
         | FieldName::Alias
@@ -68,12 +75,12 @@ pub fn request(out: &mut Vec<u8>, buffer: &[u8], head: &RequestHead, hop: &Hop<'
         | FieldName::ContentLength
         | FieldName::ForwardedFor
         | FieldName::RequestId => false,
-        FieldName::ForwardedProto | FieldName::ForwardedHost | FieldName::ClientClaim => hop.trusted,
+        FieldName::ForwardedProto | FieldName::ForwardedHost | FieldName::ClientClaim => hop.trusted && is_kept(field),
         FieldName::Expect => head.expects_continue,
         FieldName::Trailer => head.framing == Framing::Chunked,
         FieldName::MaxForwards => head.max_forwards.is_none(),
         FieldName::RateLimit | FieldName::Date | FieldName::Underscored | FieldName::Other => {
-            !nominated.names(buffer, field)
+            !nominated.names(buffer, field) && is_kept(field)
         }
     });
     hop_by_hop(out, buffer, head);
@@ -87,6 +94,7 @@ pub fn request(out: &mut Vec<u8>, buffer: &[u8], head: &RequestHead, hop: &Hop<'
         Version::Http10 => VIA_10,
     });
     line(out, "X-Request-Id", &[hop.request_id]);
+    out.extend_from_slice(hop.changes.lines());
     out.extend_from_slice(b"\r\n");
 }
 
@@ -139,11 +147,12 @@ fn forwarded(out: &mut Vec<u8>, buffer: &[u8], head: &RequestHead, hop: &Hop<'_>
     }
     out.extend_from_slice(hop.peer.as_bytes());
     out.extend_from_slice(b"\r\n");
-    if !(hop.trusted && has(FieldName::ForwardedProto)) {
+    let is_ours = |name: &str| !hop.changes.touches(name.as_bytes());
+    if !(hop.trusted && has(FieldName::ForwardedProto)) && is_ours("X-Forwarded-Proto") {
         out.extend_from_slice(b"X-Forwarded-Proto: http\r\n");
     }
     let has_host = hop.trusted && has(FieldName::ForwardedHost);
-    if !has_host && !head.host.is_empty() {
+    if !has_host && !head.host.is_empty() && is_ours("X-Forwarded-Host") {
         line(out, "X-Forwarded-Host", &[head.host.of(buffer)]);
     }
 }
@@ -159,6 +168,8 @@ pub struct Delivery<'a> {
     pub keep_alive: bool,
     /// Whole field lines to add, such as the rate limit's.
     pub extra: &'a [u8],
+    /// What the route sets and removes.
+    pub changes: &'a Changes,
     /// The time as an HTTP date, for a response without one (RFC 9110 section 6.6.1).
     pub date: &'a str,
 }
@@ -193,8 +204,9 @@ pub fn response(out: &mut Vec<u8>, buffer: &[u8], head: &ResponseHead, to: &Deli
         FieldName::Trailer => framing == Framing::Chunked,
         FieldName::RateLimit => !limited,
         FieldName::Date => true,
-        _ => !nominated.names(buffer, field),
+        _ => !nominated.names(buffer, field) && !to.changes.touches(field.name.of(buffer)),
     });
+    out.extend_from_slice(to.changes.lines());
     if head.status == 101 {
         let protocol = switched_to(buffer, &head.fields).unwrap_or_default();
         line(out, "Connection: Upgrade\r\nUpgrade", &[protocol]);

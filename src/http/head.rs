@@ -260,7 +260,7 @@ fn response_framing(fields: &FieldFacts, status: u16, asked: Method, version: Ve
 }
 
 /// `host[:port]` without user information (RFC 3986 section 3.2), and without `%`: some decode it, some do not.
-fn is_authority(text: &[u8]) -> bool {
+pub(super) fn is_authority(text: &[u8]) -> bool {
     let host = crate_host(text);
     let port = &text[host.len()..];
     let port_fits = match port {

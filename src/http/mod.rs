@@ -5,10 +5,11 @@
 //! buffer; bodies run through small state machines that see slices. Pure.
 
 pub mod body;
+pub mod changes;
 pub mod field;
 pub mod forward;
 pub mod head;
-mod path;
+pub(crate) mod path;
 pub mod trailers;
 
 use thiserror::Error;

@@ -9,7 +9,7 @@ use super::Refusal;
 const SEVERAL: Refusal = Refusal::Bad("servers read this path differently: resolve its dot segments before sending it");
 
 /// Refuses a path, without its query, that has several meanings.
-pub(super) fn check(path: &[u8]) -> Result<(), Refusal> {
+pub(crate) fn check(path: &[u8]) -> Result<(), Refusal> {
     let has_empty = || path.windows(2).any(|two| two == b"//");
     if memchr::memchr3(b'%', b';', b'\\', path).is_none() && !has_empty() {
         return Ok(());
@@ -56,7 +56,7 @@ fn is_encoded_control(three: &[u8]) -> bool {
 }
 
 /// Where the first `%2F` or `%5C` begins.
-fn encoded_separator(text: &[u8]) -> Option<usize> {
+pub(crate) fn encoded_separator(text: &[u8]) -> Option<usize> {
     text.windows(3).position(|three| matches!(three, [b'%', b'2', b'f' | b'F'] | [b'%', b'5', b'c' | b'C']))
 }
 
@@ -72,7 +72,7 @@ fn has_dot_segment(mut name: &[u8]) -> bool {
 }
 
 /// 1 for `.`, 2 for `..`, encoded or not; 0 for any other segment.
-fn dots(mut name: &[u8]) -> usize {
+pub(crate) fn dots(mut name: &[u8]) -> usize {
     let mut count = 0;
     while let [b'.', rest @ ..] | [b'%', b'2', b'e' | b'E', rest @ ..] = name {
         name = rest;

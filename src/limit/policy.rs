@@ -9,7 +9,7 @@ use super::{APPLIED_MAX, OnFailure, script};
 use crate::http::head::RequestHead;
 use crate::http::{Framing, Method, Refusal};
 use crate::identity::{Caller, PlanId, other_endpoints, push_part, push_secret};
-use crate::route::{Match, PathTree};
+use crate::route::{Asked, Match, PathTree};
 use thiserror::Error;
 
 /// One bucket for each different value of these.
@@ -178,6 +178,14 @@ pub struct Subject<'a> {
     pub caller: &'a Caller,
 }
 
+impl<'a> Subject<'a> {
+    /// The same request for the path tree, as if it asked for `path`.
+    fn asked(&self, path: &'a [u8]) -> Asked<'a> {
+        let Subject { head, buffer, host, caller, .. } = *self;
+        Asked { host, path, head, buffer, trusted: caller.via_trusted }
+    }
+}
+
 /// One limit that applies to the request at hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Applied {
@@ -274,8 +282,7 @@ impl Policy {
         sheet.ends.clear();
         sheet.levels = [None; APPLIED_MAX];
         sheet.share = Share::Whole;
-        let method = subject.head.method.of(subject.buffer);
-        self.tree.each(subject.host, subject.endpoint, method, |rule| {
+        self.tree.each(&subject.asked(subject.endpoint), |rule| {
             if sheet.applied.len() < APPLIED_MAX {
                 let plan = subject.caller.plan.and_then(|plan| self.rules[rule].plan(plan));
                 sheet.applied.push(Applied { rule, plan });
@@ -302,7 +309,7 @@ impl Policy {
         let mut escapes = false;
         for path in other_endpoints(subject.head.forwarded_target(subject.buffer)) {
             let is_preflight = is_preflight(subject);
-            self.tree.each(subject.host, &path, subject.head.method.of(subject.buffer), |rule| {
+            self.tree.each(&subject.asked(&path), |rule| {
                 let Rule { mode, count_preflight, .. } = self.rules[rule];
                 let counts = mode == Mode::Enforce && (!is_preflight || count_preflight);
                 escapes |= counts && !sheet.applied.iter().any(|applied| applied.rule == rule);

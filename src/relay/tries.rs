@@ -10,6 +10,7 @@ use crate::upstream::dial::ConnectFault;
 use crate::upstream::pool::{Choice, Chosen, Fault, Lease, NoRoom, Upstream};
 use crate::upstream::proxy_protocol::Line;
 use crate::upstream::retry::{Attempts, Next, patience};
+use crate::upstream::way::{Patience, Way};
 use std::time::Duration;
 
 /// The attempts at one request, counted.
@@ -18,6 +19,7 @@ pub(super) struct Tries<'g> {
     upstream: &'g Upstream,
     /// The upstream's.
     number: usize,
+    patience: Patience,
     attempts: Attempts,
     /// The hash of who asks.
     user: u64,
@@ -30,19 +32,14 @@ pub(super) struct Tries<'g> {
 
 impl<'g> Tries<'g> {
     /// No attempt yet.
-    pub fn new(
-        gateway: &'g Gateway,
-        number: usize,
-        caller: &Caller,
-        line: Option<Line>,
-        may_repeat: bool,
-    ) -> Tries<'g> {
-        let upstream = &gateway.upstreams[number];
+    pub fn new(gateway: &'g Gateway, way: &Way, caller: &Caller, line: Option<Line>, may_repeat: bool) -> Tries<'g> {
+        let upstream = &gateway.upstreams[way.upstream];
         upstream.earn_retries();
         Tries {
             gateway,
             upstream,
-            number,
+            number: way.upstream,
+            patience: way.patience,
             attempts: Attempts::new(upstream.settings().retries.max, may_repeat),
             user: upstream.hash_of(&caller.user),
             started: gateway.clock.now(),
@@ -123,7 +120,7 @@ impl<'g> Tries<'g> {
                 }
             }
         }
-        upstream.connect(chosen, self.line.as_ref(), upstream.settings().timeouts.connect, &gateway.deadlines).await
+        upstream.connect(chosen, self.line.as_ref(), self.patience.connect, &gateway.deadlines).await
     }
 
     fn now(&self) -> Micros {
@@ -132,13 +129,12 @@ impl<'g> Tries<'g> {
 
     /// How long the attempt at hand may take to begin its response.
     pub fn patience(&self) -> Duration {
-        let timeouts = &self.upstream.settings().timeouts;
         let now = self.now();
-        let may_follow = timeouts.attempt.is_some()
+        let may_follow = self.patience.attempt.is_some()
             && self.attempts.may_follow()
             && self.upstream.may_retry(now)
             && self.upstream.has_another(&self.attempts);
-        patience(timeouts.response, now.since(self.started), timeouts.attempt, may_follow)
+        patience(self.patience, now.since(self.started), may_follow)
     }
 
     /// Counts a failure of the server that is asked, and holds it against it.
@@ -208,7 +204,7 @@ impl<'g> Tries<'g> {
     /// Turns to a server that was not asked yet, where there is one and the budget allows it.
     fn turn_to_another(&mut self) -> bool {
         let now = self.now();
-        if now.since(self.started) >= self.upstream.settings().timeouts.response {
+        if now.since(self.started) >= self.patience.response {
             return false;
         }
         if !self.upstream.may_retry(now) {

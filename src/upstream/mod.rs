@@ -11,6 +11,7 @@ pub mod probe;
 pub mod proxy_protocol;
 pub mod queue;
 pub mod retry;
+pub mod way;
 
 use crate::tls;
 use proxy_protocol::ProxyProtocol;
@@ -18,6 +19,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
+use way::Patience;
 
 /// A group of backends that serve the same thing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,8 +32,10 @@ pub struct Settings {
     pub balance: Balance,
     /// How often a request may be tried again.
     pub retries: Retries,
-    /// How long a server may take.
-    pub timeouts: Timeouts,
+    /// How long a request waits for a server.
+    pub patience: Patience,
+    /// How long an unused connection is kept.
+    pub idle: Duration,
     /// When a server counts as sick, and as well again.
     pub health: Health,
     /// How many connections there may be.
@@ -129,19 +133,6 @@ impl StatusSet {
     pub fn contains(&self, status: u16) -> bool {
         self.0.iter().any(|range| range.contains(&status))
     }
-}
-
-/// How long a server may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    /// To take a connection, TLS included.
-    pub connect: Duration,
-    /// For the response head, all attempts together, and between two pieces of a body.
-    pub response: Duration,
-    /// For the response head of one attempt, where another server can still be asked; `None` = as long as `response`.
-    pub attempt: Option<Duration>,
-    /// How long an unused connection is kept.
-    pub idle: Duration,
 }
 
 /// When a server counts as sick, and as well again.

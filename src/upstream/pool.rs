@@ -257,7 +257,7 @@ impl Upstream {
         let slot = &chosen.slot;
         let mut idle = slot.idle.borrow_mut();
         let newest = idle.pop()?;
-        if now.since(newest.since) >= self.settings().timeouts.idle {
+        if now.since(newest.since) >= self.settings().idle {
             // The others are older still.
             idle.clear();
             return None;
@@ -422,7 +422,7 @@ impl Upstream {
 
     /// Closes connections that were idle for too long.
     pub fn expire(&self, now: Micros) {
-        let most = self.settings().timeouts.idle;
+        let most = self.settings().idle;
         for slot in self.slots.borrow().iter() {
             let mut idle = slot.idle.borrow_mut();
             let fresh = idle.partition_point(|kept| now.since(kept.since) >= most);

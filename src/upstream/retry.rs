@@ -1,5 +1,6 @@
 //! Whether a request may be tried again (RFC 9110 section 9.2.2), and whether there have been too many of those. Pure.
 
+use super::way::Patience;
 use crate::time::Micros;
 use std::time::Duration;
 
@@ -147,9 +148,9 @@ impl Budget {
 
 /// How long an attempt may wait for the head of its response: what is left of the whole time, and less where another
 /// server can still be asked.
-pub fn patience(whole: Duration, elapsed: Duration, attempt: Option<Duration>, may_follow: bool) -> Duration {
-    let left = whole.saturating_sub(elapsed);
-    match attempt {
+pub fn patience(patience: Patience, elapsed: Duration, may_follow: bool) -> Duration {
+    let left = patience.response.saturating_sub(elapsed);
+    match patience.attempt {
         Some(attempt) if may_follow => left.min(attempt),
         _ => left,
     }
@@ -211,12 +212,14 @@ mod tests {
     fn an_attempt_waits_for_its_part_of_the_whole() {
         let [whole, attempt] = [1_000, 300].map(Duration::from_millis);
         let wait = |elapsed, may_follow| {
-            patience(whole, Duration::from_millis(elapsed), Some(attempt), may_follow).as_millis()
+            let own = Patience { connect: whole, response: whole, attempt: Some(attempt) };
+            patience(own, Duration::from_millis(elapsed), may_follow).as_millis()
         };
         assert_eq!(
             [wait(0, true), wait(600, true), wait(900, true), wait(0, false), wait(2_000, true)],
             [300, 300, 100, 1_000, 0]
         );
-        assert_eq!(patience(whole, Duration::ZERO, None, true), whole);
+        let one = Patience { connect: whole, response: whole, attempt: None };
+        assert_eq!(patience(one, Duration::ZERO, true), whole);
     }
 }

@@ -2,9 +2,11 @@
 
 use super::*;
 use crate::http::Bounds;
+use crate::http::changes::{Kind, NONE};
 
 const BOUNDS: Bounds = Bounds { head_max: 4096, fields_max: 64, body_max: None };
-const HOP: Hop<'static> = Hop { peer: "203.0.113.7", trusted: false, request_id: b"id1", authority: "up:1" };
+const HOP: Hop<'static> =
+    Hop { peer: "203.0.113.7", trusted: false, request_id: b"id1", target: None, authority: "up:1", changes: &NONE };
 
 fn forwarded(text: &str, hop: &Hop<'_>) -> String {
     let mut head = RequestHead::default();
@@ -26,8 +28,14 @@ fn delivered(text: &str, to: &Delivery<'_>) -> String {
     String::from_utf8(out).unwrap()
 }
 
-const TO: Delivery<'static> =
-    Delivery { version: Version::Http11, asked: Method::Get, keep_alive: true, extra: b"", date: "now" };
+const TO: Delivery<'static> = Delivery {
+    version: Version::Http11,
+    asked: Method::Get,
+    keep_alive: true,
+    extra: b"",
+    changes: &NONE,
+    date: "now",
+};
 
 #[test]
 fn a_request_gets_the_forwarding_fields() {
@@ -199,4 +207,31 @@ fn chunks_are_framed_in_hexadecimal() {
     let mut out = Vec::new();
     chunk(&mut out, b"");
     assert!(out.is_empty(), "no data must not end the body");
+}
+
+#[test]
+fn what_a_route_changes_is_written_once_and_cannot_be_named_away() {
+    let mut changes = Changes::default();
+    changes.set(Kind::Request, "X-Env", "prod").unwrap();
+    changes.set(Kind::Request, "Host", "inner:1").unwrap();
+    changes.remove(Kind::Request, "X-Forwarded-Host").unwrap();
+    let hop = Hop { changes: &changes, target: Some(b"/v1/x?y"), ..HOP };
+    let text = b"GET /x HTTP/1.1\r\nHost: h\r\nx_env: a\r\nX-ENV: b\r\nConnection: X-Env\r\n\r\n";
+    let (mut head, mut out) = (RequestHead::default(), Vec::new());
+    assert!(head.parse(text, &BOUNDS).unwrap());
+    request(&mut out, text, &head, &hop);
+    let text = String::from_utf8(out).unwrap();
+    assert!(text.starts_with("GET /v1/x?y HTTP/1.1\r\nHost: inner:1\r\n"), "{text}");
+    assert_eq!(text.to_ascii_lowercase().matches("env").count(), 1, "{text}");
+    assert!(text.contains("\r\nX-Env: prod\r\n") && !text.contains("X-Forwarded-Host"), "{text}");
+}
+
+#[test]
+fn what_a_route_changes_in_responses() {
+    let mut changes = Changes::default();
+    changes.set(Kind::Response, "X-A", "1").unwrap();
+    changes.remove(Kind::Response, "Server").unwrap();
+    let backend = "HTTP/1.1 204 No Content\r\nServer: s\r\nSER_VER: t\r\nx_a: 2\r\nX-B: 3\r\n\r\n";
+    let text = delivered(backend, &Delivery { changes: &changes, ..TO });
+    assert_eq!(text, "HTTP/1.1 204 No Content\r\nSER_VER: t\r\nX-B: 3\r\nX-A: 1\r\nDate: now\r\n\r\n");
 }

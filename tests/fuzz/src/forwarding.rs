@@ -5,6 +5,7 @@ use super::body::{self, Body, End, cuts, framed_anew, may_go};
 use super::grammar::{self, Line, Request, Response, Verdict, list, members};
 use super::heads::{BOUNDS, METHODS, parse_request, parse_response};
 use super::{dice, shown};
+use rateguard::http::changes::NONE;
 use rateguard::http::forward::{self, Delivery, Hop, LAST_CHUNK, chunk, delivered_framing};
 use rateguard::http::{Bounds, FIELDS_MAX, Framing, Method, Version};
 use rateguard::identity::{Identity, Settings};
@@ -59,7 +60,11 @@ pub fn forwarded_head(bytes: &[u8]) {
         let Verdict::Whole(read) = grammar::response(bytes, &BOUNDS, asked) else { continue };
         for version in [Version::Http10, Version::Http11] {
             for (keep_alive, extra) in [(true, b"".as_slice()), (false, LIMITS)] {
-                forward_response(bytes, &read, &Delivery { version, asked, keep_alive, extra, date: "now" });
+                forward_response(
+                    bytes,
+                    &read,
+                    &Delivery { version, asked, keep_alive, extra, changes: &NONE, date: "now" },
+                );
             }
         }
     }
@@ -72,7 +77,7 @@ fn forward_request(bytes: &[u8], read: &Request, trusted: bool) {
     let Ok(Some(mut head)) = parse_request(bytes, &BOUNDS) else { panic!("not taken: {}", shown(bytes)) };
     Identity::new(Settings::default()).mark_aliases(&mut head, bytes);
     let mut out = Vec::new();
-    let hop = Hop { peer: PEER, trusted, request_id: REQUEST_ID, authority: AUTHORITY };
+    let hop = Hop { peer: PEER, trusted, request_id: REQUEST_ID, target: None, authority: AUTHORITY, changes: &NONE };
     forward::request(&mut out, bytes, &head, &hop);
     let Verdict::Whole(sent) = grammar::request(&out, &WIDE) else { panic!("no request: {}", shown(&out)) };
     let Ok(Some(again)) = parse_request(&out, &WIDE) else { panic!("not taken: {}", shown(&out)) };

@@ -3,6 +3,7 @@
 use super::heads::{BOUNDS, parse_request};
 use super::{dice, shown};
 use rateguard::identity::endpoint;
+use rateguard::route::rewrite::PathChange;
 
 /// A byte of a path segment as RFC 3986 sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +46,24 @@ pub fn path(bytes: &[u8]) {
     }
 }
 
+/// A route that changes the path of a request changes its endpoint in the same way, or refuses it.
+fn changed(target: &[u8], endpoint: &[u8]) {
+    let mut out = b"left over".to_vec();
+    let none = PathChange::default();
+    assert_eq!(none.apply(target, &mut out), Ok(()), "{}", shown(target));
+    assert_eq!(shown(&endpoint_of(&out)), shown(endpoint), "{} as {}", shown(target), shown(&out));
+    assert!(out == b"*" || (out[0] == b'/' && out.get(1) != Some(&b'/')), "{}", shown(&out));
+    let segments: Vec<&[u8]> = endpoint.split(|&b| b == b'/').skip(1).collect();
+    for count in 1..=segments.len() {
+        let Ok(strip) = String::from_utf8([b"/".as_slice(), &segments[..count].join(&b'/')].concat()) else { return };
+        let change = PathChange { strip: Some(strip), ..PathChange::default() };
+        if endpoint != b"/" && change.apply(target, &mut out).is_ok() {
+            let rest = [b"/".as_slice(), &segments[count..].join(&b'/')].concat();
+            assert_eq!(shown(&endpoint_of(&out)), shown(&rest), "{} as {}", shown(target), shown(&out));
+        }
+    }
+}
+
 /// What holds of every endpoint, and more of one whose target a request may have.
 fn in_shape(target: &[u8], endpoint: &[u8]) {
     let segments: Vec<&[u8]> = endpoint.split(|&b| b == b'/').collect();
@@ -57,6 +76,7 @@ fn in_shape(target: &[u8], endpoint: &[u8]) {
     if let Ok(Some(head)) = parse_request(&head, &BOUNDS)
         && head.target.end() == 4 + target.len()
     {
+        changed(target, endpoint);
         let fits = |b: &u8| (b'!'..=b'~').contains(b) && *b != b'#';
         assert!(endpoint.iter().all(fits), "{} from {}", shown(endpoint), shown(target));
         // An absolute target is no path as a whole.
