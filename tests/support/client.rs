@@ -43,13 +43,18 @@ impl Response {
     }
 }
 
-impl Client {
-    pub fn connect(address: SocketAddr) -> Client {
-        let stream = TcpStream::connect(address).unwrap();
+impl From<TcpStream> for Client {
+    fn from(stream: TcpStream) -> Client {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
         Client { stream, buffer: Vec::new() }
+    }
+}
+
+impl Client {
+    pub fn connect(address: SocketAddr) -> Client {
+        Client::from(TcpStream::connect(address).unwrap())
     }
 
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Client {
