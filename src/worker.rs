@@ -347,7 +347,7 @@ async fn scan(gateway: &Gateway, signals: &Signals, canceller: Canceller, accept
         gateway.deadlines.scan(present);
         scans = scans.wrapping_add(1);
         for upstream in &gateway.upstreams {
-            upstream.tend();
+            upstream.tend(present);
         }
         if scans.is_multiple_of(SCANS_PER_EXPIRY) {
             for upstream in &gateway.upstreams {

@@ -168,7 +168,7 @@ impl Member {
 
     /// Connections to it at present.
     pub fn connections(&self) -> u32 {
-        self.connections.load(Ordering::Acquire)
+        self.connections.load(Ordering::SeqCst)
     }
 
     /// Counts a connection, where there may be one more.
@@ -208,7 +208,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.member.connections.fetch_sub(1, Ordering::AcqRel);
+        self.member.connections.fetch_sub(1, Ordering::SeqCst);
         if self.group.queue.waiting() > 0 {
             self.group.queue.wake_first();
         }

@@ -291,6 +291,8 @@ impl Upstream {
     /// Keeps a connection on which nothing is due.
     pub fn keep(&self, lease: Lease, now: Micros) {
         let Lease { conn, permit, opened, busy, .. } = lease;
+        // Where it is not kept, it is closed before others are told that there is room.
+        let link = Link { conn, permit, opened };
         let slot = &busy.0;
         let queue = &self.group.queue;
         // Who has been told of one client must not take another for it.
@@ -304,7 +306,7 @@ impl Upstream {
         }
         let mut idle = slot.idle.borrow_mut();
         if idle.len() < self.settings().connections.max_idle {
-            idle.push(Idle { link: Link { conn, permit, opened }, since: now });
+            idle.push(Idle { link, since: now });
         }
     }
 
@@ -338,12 +340,28 @@ impl Upstream {
         let found = monoio::time::timeout(self.settings().connections.pending, waiting).await;
         let chosen = found.unwrap_or(Err(NoRoom::Busy))?;
         turn.leave_served();
+        self.call_next(Some(&chosen), now());
         Ok(chosen)
+    }
+
+    /// Calls who is first in line where there is room for one more than `chosen`, who takes a place now. Else only a
+    /// place that is given back calls anybody, and one that came from elsewhere (a server that is back, one that is new)
+    /// would never be taken.
+    fn call_next(&self, chosen: Option<&Chosen>, now: Micros) {
+        let Some(max) = self.settings().connections.max.filter(|_| self.group.queue.waiting() > 0) else { return };
+        let has_more = |slot: &Rc<Slot>| {
+            let takes = chosen.is_some_and(|chosen| Rc::ptr_eq(&chosen.slot, slot) && slot.idle.borrow().is_empty());
+            let is_asked = slot.member.state(now) != State::Sick || self.group.in_panic();
+            is_asked && slot.member.connections() + u32::from(takes) < max
+        };
+        if self.slots.borrow().iter().any(has_more) {
+            self.group.queue.wake_first();
+        }
     }
 
     /// Whether requests wait for a connection: then a new one does too.
     pub fn has_line(&self) -> bool {
-        self.settings().connections.max.is_some() && self.group.queue.waiting() > 0
+        self.settings().connections.max.is_some() && self.group.queue.is_used()
     }
 
     /// Adds a request's share to the budget of retries.
@@ -412,8 +430,9 @@ impl Upstream {
     }
 
     /// To be called again and again: takes over changes of the members, and gives up idle connections that others wait for.
-    pub fn tend(&self) {
+    pub fn tend(&self, now: Micros) {
         self.refresh();
+        self.call_next(None, now);
         for slot in self.slots.borrow().iter() {
             slot.flush();
             while self.group.queue.waiting() > 0 && slot.idle.borrow_mut().pop().is_some() {}

@@ -2,7 +2,7 @@
 //!
 //! Pure: no clock. Workers share it, since the limit is the process's. A connection that becomes free is worth most on
 //! the worker that holds it, since another one has to open its own: so that worker's first request may go before others, but not
-//! for ever.
+//! for ever. Who is called has what it was called for to itself: nobody who comes meanwhile may be faster.
 
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -19,10 +19,19 @@ const LOOK_MAX: usize = 64;
 /// The requests that wait at one upstream.
 #[derive(Debug, Default)]
 pub struct Queue {
-    line: Mutex<VecDeque<Waiter>>,
-    /// Its length, for who only asks whether anybody waits.
+    line: Mutex<Line>,
+    /// The length of the line, for who only asks whether anybody waits.
     length: AtomicUsize,
+    /// The same with those that were called.
+    present: AtomicUsize,
     tickets: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Line {
+    waiters: VecDeque<Waiter>,
+    /// Those that were called and have not said yet what became of it.
+    called: usize,
 }
 
 #[derive(Debug)]
@@ -36,18 +45,30 @@ struct Waiter {
 impl Queue {
     /// How many wait.
     pub fn waiting(&self) -> usize {
-        self.length.load(Ordering::Acquire)
+        // In one order with the count of connections: whoever joins looks for room after it, whoever gives room back looks
+        // for waiters after it, and one of them must see the other.
+        self.length.load(Ordering::SeqCst)
+    }
+
+    /// Whether anybody is before who comes now.
+    pub fn is_used(&self) -> bool {
+        self.present.load(Ordering::Acquire) > 0
+    }
+
+    fn count(&self, line: &Line) {
+        self.length.store(line.waiters.len(), Ordering::SeqCst);
+        self.present.store(line.waiters.len() + line.called, Ordering::Release);
     }
 
     /// Takes a place at the end; `None` where `most` wait already.
     pub fn join(&self, worker: usize, most: usize) -> Option<Turn<'_>> {
         let mut line = self.line.lock();
-        if line.len() >= most {
+        if line.waiters.len() + line.called >= most {
             return None;
         }
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
-        line.push_back(Waiter { ticket, worker, passed: 0, waker: Waker::noop().clone() });
-        self.length.store(line.len(), Ordering::Release);
+        line.waiters.push_back(Waiter { ticket, worker, passed: 0, waker: Waker::noop().clone() });
+        self.count(&line);
         Some(Turn { queue: self, worker, ticket, is_served: false })
     }
 
@@ -55,8 +76,9 @@ impl Queue {
     pub fn wake_first(&self) {
         let first = {
             let mut line = self.line.lock();
-            let first = line.pop_front();
-            self.length.store(line.len(), Ordering::Release);
+            let first = line.waiters.pop_front();
+            line.called += usize::from(first.is_some());
+            self.count(&line);
             first
         };
         if let Some(first) = first {
@@ -68,16 +90,17 @@ impl Queue {
     pub fn wake_own(&self, worker: usize) -> bool {
         let own = {
             let mut line = self.line.lock();
-            let own = line.iter().take(LOOK_MAX).position(|waiter| waiter.worker == worker);
-            let own = match (own, line.front_mut()) {
+            let own = line.waiters.iter().take(LOOK_MAX).position(|waiter| waiter.worker == worker);
+            let own = match (own, line.waiters.front_mut()) {
                 (Some(at), Some(first)) if at > 0 && first.passed < PASSED_MAX => {
                     first.passed += 1;
-                    line.remove(at)
+                    line.waiters.remove(at)
                 }
-                (Some(0), _) => line.pop_front(),
+                (Some(0), _) => line.waiters.pop_front(),
                 _ => None,
             };
-            self.length.store(line.len(), Ordering::Release);
+            line.called += usize::from(own.is_some());
+            self.count(&line);
             own
         };
         own.map(|own| own.waker.wake()).is_some()
@@ -99,18 +122,20 @@ impl Turn<'_> {
         self.is_served = true;
     }
 
-    /// Whether nobody waits for longer.
+    /// Whether nobody waits for longer, or was called and has not taken it yet.
     pub fn is_first(&self) -> bool {
-        self.queue.line.lock().front().is_some_and(|first| first.ticket == self.ticket)
+        let line = self.queue.line.lock();
+        line.called == 0 && line.waiters.front().is_some_and(|first| first.ticket == self.ticket)
     }
 
     /// Goes back to the front: what it was woken for had gone.
     pub fn rejoin(&mut self) {
         let mut line = self.queue.line.lock();
-        if line.iter().all(|waiter| waiter.ticket != self.ticket) {
+        if line.waiters.iter().all(|waiter| waiter.ticket != self.ticket) {
             let waker = Waker::noop().clone();
-            line.push_front(Waiter { ticket: self.ticket, worker: self.worker, passed: 0, waker });
-            self.queue.length.store(line.len(), Ordering::Release);
+            line.waiters.push_front(Waiter { ticket: self.ticket, worker: self.worker, passed: 0, waker });
+            line.called -= 1;
+            self.queue.count(&line);
         }
     }
 }
@@ -121,7 +146,7 @@ impl Future for Turn<'_> {
     /// Ready once it has been woken.
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let mut line = self.queue.line.lock();
-        match line.iter_mut().find(|waiter| waiter.ticket == self.ticket) {
+        match line.waiters.iter_mut().find(|waiter| waiter.ticket == self.ticket) {
             Some(own) => {
                 own.waker.clone_from(context.waker());
                 Poll::Pending
@@ -133,14 +158,16 @@ impl Future for Turn<'_> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        let was_woken = {
+        let was_called = {
             let mut line = self.queue.line.lock();
-            let before = line.len();
-            line.retain(|waiter| waiter.ticket != self.ticket);
-            self.queue.length.store(line.len(), Ordering::Release);
-            line.len() == before
+            let before = line.waiters.len();
+            line.waiters.retain(|waiter| waiter.ticket != self.ticket);
+            let was_called = line.waiters.len() == before;
+            line.called -= usize::from(was_called);
+            self.queue.count(&line);
+            was_called
         };
-        if was_woken && !self.is_served {
+        if was_called && !self.is_served {
             // It gives up at the moment that it was called.
             self.queue.wake_first();
         }
@@ -221,5 +248,19 @@ mod tests {
         waiters[0].0.rejoin();
         assert!(waiters[0].0.is_first() && !waiters[1].0.is_first());
         assert_eq!(queue.waiting(), 2);
+    }
+
+    #[test]
+    fn nobody_overtakes_who_was_called() {
+        let queue = Queue::default();
+        let called = wait(&queue, 0);
+        queue.wake_first();
+        assert!(queue.is_used() && queue.waiting() == 0);
+        let late = queue.join(1, 100).unwrap();
+        assert!(!late.is_first() && queue.join(1, 2).is_none());
+        called.0.leave_served();
+        assert!(late.is_first());
+        drop(late);
+        assert!(!queue.is_used());
     }
 }
