@@ -11,6 +11,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+/// Whose turn it is, as numbers.
+mod balance;
+
+/// How many connections there may be, and who waits for one.
+mod limits;
+
+/// A backend whose mood a test changes.
+mod moody;
+
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
 const POST: &str = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello";
@@ -18,6 +27,12 @@ const POST: &str = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello
 /// A gateway in front of these servers; `upstream` are further lines of the upstream's section.
 fn gateway(servers: &[SocketAddr], upstream: &str) -> Gateway {
     Gateway::start(&config("", servers, "").replace("[[routes]]", &format!("{upstream}\n[[routes]]")))
+}
+
+/// As `gateway`, with the items of `servers` as they are to stand in the configuration.
+fn gateway_of(servers: &[String], upstream: &str) -> Gateway {
+    let text = config("", &[], "").replace("servers = []", &format!("servers = [{}]", servers.join(", ")));
+    Gateway::start(&text.replace("[[routes]]", &format!("{upstream}\n[[routes]]")))
 }
 
 /// An address that refuses connections for as long as the socket is held: bound, but not listening.

@@ -133,7 +133,7 @@ impl<'g> Tries<'g> {
         let may_follow = self.patience.attempt.is_some()
             && self.attempts.may_follow()
             && self.upstream.may_retry(now)
-            && self.upstream.has_another(&self.attempts);
+            && self.upstream.has_another(&self.attempts, now);
         patience(self.patience, now.since(self.started), may_follow)
     }
 

@@ -161,9 +161,14 @@ impl Member {
         change
     }
 
+    /// Whether requests found it sick, and none has found it well since.
+    pub fn is_ejected(&self) -> bool {
+        self.ejected_until.load(Ordering::Relaxed) != 0
+    }
+
     /// Whether requests were the first to find that it takes no connections: then an answered probe is news of it.
     pub fn is_ejected_as_unreachable(&self) -> bool {
-        self.ejected_until.load(Ordering::Relaxed) != 0 && self.is_unreachable.load(Ordering::Relaxed)
+        self.is_ejected() && self.is_unreachable.load(Ordering::Relaxed)
     }
 
     /// Connections to it at present.

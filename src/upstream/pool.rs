@@ -67,7 +67,6 @@ struct Busy(Rc<Slot>);
 impl Busy {
     fn new(slot: &Rc<Slot>) -> Busy {
         slot.in_flight.set(slot.in_flight.get() + 1);
-        slot.requests.set(slot.requests.get() + 1);
         Busy(slot.clone())
     }
 }
@@ -90,9 +89,11 @@ pub struct Lease {
 }
 
 impl Lease {
-    fn new(link: Link, reused: bool, slot: &Rc<Slot>) -> Lease {
+    fn new(link: Link, reused: bool, busy: Busy) -> Lease {
         let Link { conn, permit, opened } = link;
-        Lease { conn, reused, permit, opened, busy: Busy::new(slot) }
+        let requests = &busy.0.requests;
+        requests.set(requests.get() + 1);
+        Lease { conn, reused, permit, opened, busy }
     }
 }
 
@@ -100,8 +101,18 @@ impl Lease {
 #[derive(Clone)]
 pub struct Chosen {
     slot: Rc<Slot>,
-    /// It is sick: an answer from it is news.
-    is_trial: bool,
+    why: Why,
+}
+
+/// Why a server is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    /// It is its turn.
+    Turn,
+    /// It was left alone for long enough: this request tells whether it is well.
+    Trial,
+    /// All are sick. A good answer is news, a bad one is none.
+    Panic,
 }
 
 impl Chosen {
@@ -203,20 +214,23 @@ impl Upstream {
     pub fn choose(&self, attempts: &Attempts, user: u64, now: Micros) -> Choice {
         self.refresh();
         let slots = self.slots.borrow();
+        let max = self.settings().connections.max;
         let is_new = |slot: &&Rc<Slot>| !attempts.has_tried(slot.member.id);
-        if let Some(slot) = slots.iter().filter(is_new).find(|slot| slot.is_tried_by(attempts, now)) {
-            return Choice::Server(Chosen { slot: slot.clone(), is_trial: true });
-        }
         let is_well = |slot: &&Rc<Slot>| slot.member.state(now) == State::Well;
+        let needs_backups = !slots.iter().any(|slot| !slot.member.backup && is_well(&slot));
+        let is_due = |slot: &&Rc<Slot>| is_new(slot) && (needs_backups || !slot.member.backup) && slot.has_room(max);
+        if let Some(slot) = slots.iter().filter(is_due).find(|slot| slot.is_tried_by(attempts, now)) {
+            return Choice::Server(Chosen { slot: slot.clone(), why: Why::Trial });
+        }
         let in_panic = !slots.is_empty() && !slots.iter().any(|slot| is_well(&slot));
         self.tell_panic(in_panic);
+        let why = if in_panic { Why::Panic } else { Why::Turn };
         for backup in [false, true] {
             let of_tier = slots.iter().enumerate().filter(|(_, slot)| slot.member.backup == backup);
             let fit = of_tier.filter(|(_, slot)| (in_panic || is_well(slot)) && is_new(slot));
-            let max = self.settings().connections.max;
             let free = fit.clone().filter(|(_, slot)| slot.has_room(max));
             if let Some(at) = self.pick(free.map(|(at, slot)| (at, slot.candidate(now, self.slow_start()))), user) {
-                return Choice::Server(Chosen { slot: slots[at].clone(), is_trial: in_panic });
+                return Choice::Server(Chosen { slot: slots[at].clone(), why });
             }
             if fit.count() > 0 {
                 return Choice::Full;
@@ -225,8 +239,12 @@ impl Upstream {
         Choice::Nobody
     }
 
+    /// How long a share grows. Users stay where they are, so theirs does not.
     fn slow_start(&self) -> Duration {
-        self.settings().health.slow_start
+        match self.settings().balance {
+            Balance::Hash => Duration::ZERO,
+            Balance::RoundRobin | Balance::LeastRequests => self.settings().health.slow_start,
+        }
     }
 
     fn pick<'s>(&self, fit: impl Iterator<Item = (usize, Candidate<'s>)> + Clone, user: u64) -> Option<usize> {
@@ -247,9 +265,18 @@ impl Upstream {
         }
     }
 
-    /// Whether there is a server that was not asked yet.
-    pub fn has_another(&self, attempts: &Attempts) -> bool {
-        attempts.tried() < self.slots.borrow().len()
+    /// Whether there is a server that was not asked yet and can be.
+    pub fn has_another(&self, attempts: &Attempts, now: Micros) -> bool {
+        let slots = self.slots.borrow();
+        let in_panic = slots.iter().all(|slot| slot.member.state(now) != State::Well);
+        let max = self.settings().connections.max;
+        slots.iter().filter(|slot| !attempts.has_tried(slot.member.id) && slot.has_room(max)).any(|slot| {
+            match slot.member.state(now) {
+                State::Well => true,
+                State::OnTrial => in_panic || attempts.may_repeat(),
+                State::Sick => in_panic,
+            }
+        })
     }
 
     /// An idle connection to this server, the last used first.
@@ -265,7 +292,7 @@ impl Upstream {
         if self.is_too_old(newest.link.opened, now) {
             return None;
         }
-        Some(Lease::new(newest.link, true, slot))
+        Some(Lease::new(newest.link, true, Busy::new(slot)))
     }
 
     fn is_too_old(&self, opened: Micros, now: Micros) -> bool {
@@ -282,10 +309,12 @@ impl Upstream {
     ) -> Result<Lease, ConnectFault> {
         let member = &chosen.slot.member;
         let permit = Permit::take(&self.group, member).ok_or(ConnectFault::Full)?;
+        // One that takes no connections must not look idle.
+        let busy = Busy::new(&chosen.slot);
         let host = self.group.host(member);
         let conn = self.dialer.dial(&member.place, host, line, within, deadlines).await?;
         let link = Link { conn, permit, opened: deadlines.coarse_now() };
-        Ok(Lease::new(link, false, &chosen.slot))
+        Ok(Lease::new(link, false, busy))
     }
 
     /// Keeps a connection on which nothing is due.
@@ -392,8 +421,14 @@ impl Upstream {
     pub fn succeeded(&self, chosen: &Chosen, now: Micros) {
         let slot = &chosen.slot;
         slot.record.is_sick_after(false, now, &self.settings().health);
-        if chosen.is_trial && slot.member.recover(now) {
-            tracing::info!(upstream = self.settings().name, server = slot.member.name, "server is back");
+        self.responded(chosen, now);
+    }
+
+    /// The head of a good answer came, which is enough for a sick server to be back: its body may have no end.
+    pub fn responded(&self, chosen: &Chosen, now: Micros) {
+        let member = &chosen.slot.member;
+        if chosen.why != Why::Turn && member.recover(now) {
+            tracing::info!(upstream = self.settings().name, server = member.name, "server is back");
         }
     }
 
@@ -406,11 +441,13 @@ impl Upstream {
             // Its name may have moved.
             target.ask();
         }
-        let is_sick = slot.record.is_sick_after(true, now, health) || chosen.is_trial;
+        // One that is well again meanwhile is not ejected for what an old trial met.
+        let was_trial = chosen.why == Why::Trial && slot.member.is_ejected();
+        let is_sick = slot.record.is_sick_after(true, now, health) || was_trial;
         let Some(first) = health.eject.filter(|_| is_sick) else { return };
         let is_unreachable = fault == Fault::Unreachable;
-        let ejected = slot.member.eject(now, first, is_unreachable, chosen.is_trial);
-        if let Some(time) = ejected.filter(|_| !chosen.is_trial) {
+        let ejected = slot.member.eject(now, first, is_unreachable, was_trial);
+        if let Some(time) = ejected.filter(|_| !was_trial) {
             let reason = if is_unreachable { "takes no connections" } else { "fails requests" };
             tracing::warn!(
                 upstream = self.settings().name,
