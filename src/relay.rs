@@ -348,6 +348,7 @@ impl<'g> Flight<'g> {
         if tries.again_instead_of(head.status) {
             return Ended::Unwanted;
         }
+        tries.responded(head.status);
         download.pass_on(reader, writer, head, &mut scratch.back).await
     }
 

@@ -14,11 +14,17 @@ use std::time::Duration;
 /// Whose turn it is, as numbers.
 mod balance;
 
+/// When a server counts as sick, and as well again.
+mod health;
+
 /// How many connections there may be, and who waits for one.
 mod limits;
 
 /// A backend whose mood a test changes.
 mod moody;
+
+/// What is tried again, where, and how often.
+mod retries;
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";

@@ -11,6 +11,7 @@ use crate::upstream::pool::{Choice, Chosen, Fault, Lease, NoRoom, Upstream};
 use crate::upstream::proxy_protocol::Line;
 use crate::upstream::retry::{Attempts, Next, patience};
 use crate::upstream::way::{Patience, Way};
+use std::cell::Cell;
 use std::time::Duration;
 
 /// The attempts at one request, counted.
@@ -28,6 +29,8 @@ pub(super) struct Tries<'g> {
     line: Option<Line>,
     /// The server that is asked, or will be next.
     chosen: Option<Chosen>,
+    /// Whether the attempt at hand is held against its server already: once is enough.
+    is_held: Cell<bool>,
 }
 
 impl<'g> Tries<'g> {
@@ -45,6 +48,7 @@ impl<'g> Tries<'g> {
             started: gateway.clock.now(),
             line,
             chosen: None,
+            is_held: Cell::new(false),
         }
     }
 
@@ -56,19 +60,19 @@ impl<'g> Tries<'g> {
                 None => self.choose().await?,
             };
             let opened = self.connect(&chosen).await;
-            if !matches!(opened, Err(ConnectFault::Full)) {
-                self.attempts.begin(chosen.id());
+            if matches!(opened, Err(ConnectFault::Full)) {
+                // Somebody was faster.
+                self.attempts.had_no_room(chosen.id());
+                self.chosen = None;
+                continue;
             }
+            self.attempts.begin(chosen.id());
             self.chosen = Some(chosen);
+            self.is_held.set(false);
             let fault = match opened {
                 Ok(lease) => return Ok(lease),
                 Err(fault) => fault,
             };
-            if fault == ConnectFault::Full {
-                // Somebody was faster.
-                self.chosen = None;
-                continue;
-            }
             match fault {
                 // Our own doing: the server is not to blame, and others would fare no better.
                 ConnectFault::Exhausted => {
@@ -140,7 +144,7 @@ impl<'g> Tries<'g> {
     /// Counts a failure of the server that is asked, and holds it against it.
     pub fn fail(&self, error: UpstreamError, fault: Fault) {
         self.blame(error);
-        if let Some(chosen) = &self.chosen {
+        if let Some(chosen) = self.chosen.as_ref().filter(|_| !self.is_held.replace(true)) {
             self.upstream.failed(chosen, fault, self.now());
         }
     }
@@ -150,13 +154,27 @@ impl<'g> Tries<'g> {
         self.gateway.metrics.upstream_error(self.number, error);
     }
 
+    /// The server that is asked has begun an answer with this status.
+    pub fn responded(&self, status: u16) {
+        if let Some(chosen) = self.chosen.as_ref().filter(|_| !self.is_failure(status)) {
+            self.upstream.responded(chosen, self.now());
+        }
+    }
+
     /// The server that is asked has answered with this status.
     pub fn answered(&self, status: u16) {
-        if self.upstream.settings().health.failures.contains(status) {
+        if self.is_held.get() {
+            return;
+        }
+        if self.is_failure(status) {
             self.fail(UpstreamError::Status, Fault::Answer);
         } else if let Some(chosen) = &self.chosen {
             self.upstream.succeeded(chosen, self.now());
         }
+    }
+
+    fn is_failure(&self, status: u16) -> bool {
+        self.upstream.settings().health.failures.contains(status)
     }
 
     /// Whether a response of this status is dropped because another server is asked instead.
@@ -183,6 +201,11 @@ impl<'g> Tries<'g> {
                 self.fail(error, Fault::Answer);
                 self.turn_to_another()
             }
+            // What died may have been the connection alone, and one that takes no more bytes may have answered before.
+            Next::GiveUp if reused || error == UpstreamError::Send => {
+                self.blame(error);
+                false
+            }
             Next::GiveUp => {
                 self.fail(error, Fault::Answer);
                 false
@@ -205,6 +228,9 @@ impl<'g> Tries<'g> {
     fn turn_to_another(&mut self) -> bool {
         let now = self.now();
         if now.since(self.started) >= self.patience.response {
+            return false;
+        }
+        if !self.upstream.has_another(&self.attempts, now) {
             return false;
         }
         if !self.upstream.may_retry(now) {

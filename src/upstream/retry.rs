@@ -61,6 +61,15 @@ impl Attempts {
         }
     }
 
+    /// The server turned out to have no room. It was not asked, and whoever is next, or it again, may be over a kept
+    /// connection.
+    pub fn had_no_room(&mut self, server: u64) {
+        self.fresh = false;
+        if self.tried[..self.count].last() == Some(&server) {
+            self.count -= 1;
+        }
+    }
+
     /// Whether a kept connection may serve.
     pub fn may_reuse(&self) -> bool {
         !self.fresh
@@ -168,6 +177,18 @@ mod tests {
         assert_eq!(attempts.after_failure(true, false), Next::SameServer);
         assert!(!attempts.may_reuse());
         assert_eq!(attempts.after_failure(false, false), Next::GiveUp);
+    }
+
+    #[test]
+    fn a_server_without_room_for_the_new_connection_may_be_waited_for() {
+        let mut attempts = Attempts::new(1, true);
+        attempts.begin(7);
+        assert_eq!(attempts.after_failure(true, false), Next::SameServer);
+        attempts.had_no_room(7);
+        assert!(!attempts.has_tried(7) && attempts.may_reuse());
+        attempts.begin(7);
+        attempts.had_no_room(9);
+        assert!(attempts.has_tried(7), "another one had none");
     }
 
     #[test]
