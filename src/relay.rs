@@ -4,21 +4,22 @@
 //! coming runs both directions side by side, so that an early response, `100 Continue` and an echoing backend all work. A
 //! failed attempt is repeated only while nothing has reached the client and the request cannot take effect twice.
 
+mod download;
 mod tries;
 
 use crate::conn::{Conn, End, Reader, Timer, Writer};
 use crate::gateway::{Gateway, Scratch};
 use crate::http::body::{BadBody, Decoder};
-use crate::http::changes::NONE;
-use crate::http::forward::{self, Delivery, Hop, LAST_CHUNK};
-use crate::http::head::{RequestHead, ResponseHead};
-use crate::http::{BadResponse, Framing, Method, RESPONSE_BOUNDS, Refusal, Version, trailers};
+use crate::http::forward::{self, Hop, LAST_CHUNK};
+use crate::http::head::RequestHead;
+use crate::http::{Framing, Method, Refusal, trailers};
 use crate::metrics::UpstreamError;
 use crate::reply::Failure;
 use crate::time::Micros;
-use crate::upstream::pool::{Fault, Lease};
+use crate::upstream::pool::Lease;
 use crate::upstream::proxy_protocol::Line;
 use crate::upstream::way::Way;
+use download::Download;
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
@@ -137,13 +138,13 @@ pub async fn exchange(
             Ended::Cut { status, by } => {
                 let by = if is_gone { BreakOff::Client } else { by };
                 if let BreakOff::Backend(fault) = by {
-                    tries.fail(fault, Fault::Answer);
+                    tries.fail(fault);
                 }
                 return Outcome::Cut { status, by };
             }
             Ended::Failed { .. } if is_gone => return Outcome::Abandoned,
-            Ended::Failed { failure, silent } => {
-                if tries.again_after(&failure, silent, lease.reused) {
+            Ended::Failed { failure, heard } => {
+                if tries.again_after(&failure, heard, lease.reused) {
                     continue;
                 }
                 let is_whole = response_error(&failure).is_some() && upload.body.is_done();
@@ -261,6 +262,28 @@ enum Stage {
     Begun(u16),
 }
 
+/// What came back of an attempt that failed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    /// Not one byte.
+    Nothing,
+    /// Some, of which the client knows nothing.
+    Something,
+    /// The client knows of it, or is itself to blame.
+    PassedOn,
+}
+
+impl Heard {
+    /// Of a response whose head is not whole, after so many interim ones.
+    fn of(reader: &Reader, interims: usize) -> Heard {
+        match (interims, reader.data()) {
+            (0, []) => Heard::Nothing,
+            (0, _) => Heard::Something,
+            _ => Heard::PassedOn,
+        }
+    }
+}
+
 /// How one attempt ended.
 enum Ended {
     /// The response was not passed on, since another server is asked instead.
@@ -272,10 +295,9 @@ enum Ended {
         keep_alive: bool,
         reusable: bool,
     },
-    /// `silent`: not one byte came back.
     Failed {
         failure: Failure,
-        silent: bool,
+        heard: Heard,
     },
     Cut {
         status: u16,
@@ -284,8 +306,8 @@ enum Ended {
 }
 
 impl Ended {
-    fn failed(failure: Failure) -> Ended {
-        Ended::Failed { failure, silent: false }
+    fn failed(failure: Failure, heard: Heard) -> Ended {
+        Ended::Failed { failure, heard }
     }
 }
 
@@ -393,7 +415,7 @@ impl<'g> Flight<'g> {
                 if let Err(Uploading::Client(failure)) = result {
                     let by = if failure == Failure::TooSlow { BreakOff::SlowClient } else { BreakOff::Client };
                     return Poll::Ready(match stage.get() {
-                        Stage::Nothing => Ended::failed(failure),
+                        Stage::Nothing => Ended::failed(failure, Heard::PassedOn),
                         Stage::Interim => Ended::Cut { status: failure.answer().status, by },
                         Stage::Begun(status) => Ended::Cut { status, by },
                     });
@@ -492,207 +514,4 @@ enum Uploading {
     Client(Failure),
     /// The backend stopped reading.
     Backend,
-}
-
-/// The response on its way.
-struct Download<'f> {
-    flight: &'f Flight<'f>,
-    stage: &'f Cell<Stage>,
-    version: Version,
-    asked: Method,
-    fields: &'f [u8],
-    /// The protocols that the client offered to switch to.
-    offer: &'f [u8],
-    /// Whether the client's connection can carry another request: not before this one has come to its end.
-    keep_alive: &'f Cell<bool>,
-}
-
-impl Download<'_> {
-    async fn run(&self, reader: &mut Reader, writer: &mut Writer, head: &mut ResponseHead, out: &mut Vec<u8>) -> Ended {
-        match self.final_head(reader, writer, head, out).await {
-            Ok(()) => self.pass_on(reader, writer, head, out).await,
-            Err(ended) => ended,
-        }
-    }
-
-    /// Passes on the response whose head has been read.
-    async fn pass_on(
-        &self,
-        reader: &mut Reader,
-        writer: &mut Writer,
-        head: &mut ResponseHead,
-        out: &mut Vec<u8>,
-    ) -> Ended {
-        self.stage.set(Stage::Begun(head.status));
-        self.flight.awaits_continue.set(false);
-        reader.no_deadline();
-        // Who has its answer may stop sending (RFC 9112 section 9.5); the response's own deadlines hold.
-        self.flight.client.stop();
-        let gateway = self.flight.gateway;
-        gateway.metrics.upstream_took(gateway.clock.now().since(self.flight.asked));
-        let framed = forward::delivered_framing(head.framing, self.version);
-        let keep_alive = self.keep_alive.get() && framed != Framing::UntilClose && !gateway.draining.get();
-        out.clear();
-        let (version, asked, extra) = (self.version, self.asked, self.fields);
-        let changes = &self.flight.way.response;
-        forward::response(
-            out,
-            reader.data(),
-            head,
-            &Delivery { version, asked, keep_alive, extra, changes, date: &gateway.date.borrow() },
-        );
-        reader.consume(head.len);
-        if head.status == 101 {
-            let sent = writer.send(out, gateway.rules.timeouts.write).await;
-            return sent.result.map_or_else(|end| Ended::Cut { status: 101, by: end.into() }, |()| Ended::Switched);
-        }
-        let mut body = Decoder::new(head.framing);
-        match self.pass_body(reader, writer, &mut body, framed, out).await {
-            Ok(()) => Ended::Answered {
-                status: head.status,
-                keep_alive,
-                reusable: head.keep_alive && body.is_done() && reader.data().is_empty(),
-            },
-            Err(by) => Ended::Cut { status: head.status, by },
-        }
-    }
-
-    /// Reads up to the final response's head, passing interim ones on.
-    async fn final_head(
-        &self,
-        reader: &mut Reader,
-        writer: &mut Writer,
-        head: &mut ResponseHead,
-        out: &mut Vec<u8>,
-    ) -> Result<(), Ended> {
-        let mut interims = 0;
-        loop {
-            loop {
-                let parsed = match reader.data() {
-                    [] => Ok(false),
-                    data => head.parse(data, &RESPONSE_BOUNDS, self.asked),
-                };
-                if parsed.map_err(|bad| Ended::failed(Failure::BadResponse(bad)))? {
-                    break;
-                }
-                let silent = interims == 0 && reader.data().is_empty();
-                reader.fill(RESPONSE_BOUNDS.head_max).await.map_err(|end| match end {
-                    End::TimedOut => Ended::Failed { failure: Failure::ResponseTimeout, silent },
-                    End::Closed | End::Broken => Ended::Failed { failure: Failure::BrokenOff, silent },
-                })?;
-            }
-            match head.status {
-                101 if forward::accepts(reader.data(), head, self.offer) => return Ok(()),
-                101 => return Err(Ended::failed(Failure::BadResponse(BadResponse("an upgrade nobody asked for")))),
-                100..200 if interims == INTERIM_MAX => {
-                    return Err(Ended::failed(Failure::BadResponse(BadResponse("too many interim responses"))));
-                }
-                100..200 => {
-                    interims += 1;
-                    self.flight.continued.set(self.flight.continued.get() || head.status == 100);
-                    self.pass_interim(reader, writer, head, out).await?;
-                    self.go_on_after_interim(reader);
-                }
-                _ => return Ok(()),
-            }
-        }
-    }
-
-    /// An interim response is a sign of life; the first 100 makes it the client's turn.
-    fn go_on_after_interim(&self, reader: &Reader) {
-        let flight = self.flight;
-        match flight.continued.get() && flight.awaits_continue.replace(false) {
-            true => {
-                reader.no_deadline();
-                flight.client.deadline(flight.gateway.rules.timeouts.body);
-            }
-            false => reader.move_deadline(flight.way.patience.response),
-        }
-    }
-
-    /// Passes an interim response on to a client that knows them.
-    async fn pass_interim(
-        &self,
-        reader: &mut Reader,
-        writer: &mut Writer,
-        head: &ResponseHead,
-        out: &mut Vec<u8>,
-    ) -> Result<(), Ended> {
-        if self.version == Version::Http11 {
-            out.clear();
-            let (version, asked) = (self.version, self.asked);
-            let delivery = Delivery { version, asked, keep_alive: true, extra: &[], changes: &NONE, date: "" };
-            forward::response(out, reader.data(), head, &delivery);
-            self.stage.set(Stage::Interim);
-            let sent = writer.send(out, self.flight.gateway.rules.timeouts.write).await;
-            sent.result.map_err(|end| Ended::Cut { status: head.status, by: end.into() })?;
-            self.stage.set(Stage::Nothing);
-        }
-        reader.consume(head.len);
-        Ok(())
-    }
-
-    /// Streams the response body behind the head that stands in `out`.
-    async fn pass_body(
-        &self,
-        reader: &mut Reader,
-        writer: &mut Writer,
-        body: &mut Decoder,
-        framed: Framing,
-        out: &mut Vec<u8>,
-    ) -> Result<(), BreakOff> {
-        let write = self.flight.gateway.rules.timeouts.write;
-        loop {
-            let Flight { gateway, way, .. } = self.flight;
-            let stays_here = |name: &[u8]| gateway.rules.identity.watches_like(name) || way.response.touches(name);
-            let bad = gather(stays_here, reader, body, framed, out).is_err();
-            if !out.is_empty() {
-                writer.send(out, write).await.result?;
-                out.clear();
-            }
-            if bad {
-                return Err(BreakOff::Backend(UpstreamError::BadResponse));
-            }
-            if body.is_done() {
-                return Ok(());
-            }
-            if reader.data().is_empty() && self.is_over(reader, body).await? {
-                return self.end_by_close(writer, framed, out, write).await;
-            }
-            if framed != Framing::Chunked && body.take_data(reader.data().len()) {
-                writer.send_from(reader, write).await?;
-            }
-        }
-    }
-
-    /// Receives more of the body; true where the close was its proper end.
-    async fn is_over(&self, reader: &mut Reader, body: &Decoder) -> Result<bool, BreakOff> {
-        reader.deadline(self.flight.way.patience.response);
-        let received = reader.fill(PIECE_MAX).await;
-        // From here it is the client that may be slow.
-        reader.no_deadline();
-        match received {
-            Ok(_) => Ok(false),
-            Err(End::Closed) if body.ends_at_close() => Ok(true),
-            Err(End::TimedOut) => Err(BreakOff::Backend(UpstreamError::Timeout)),
-            Err(End::Closed | End::Broken) => Err(BreakOff::Backend(UpstreamError::Receive)),
-        }
-    }
-
-    async fn end_by_close(
-        &self,
-        writer: &mut Writer,
-        framed: Framing,
-        out: &mut Vec<u8>,
-        write: Duration,
-    ) -> Result<(), BreakOff> {
-        if framed != Framing::Chunked {
-            return Ok(());
-        }
-        out.extend_from_slice(LAST_CHUNK);
-        out.extend_from_slice(b"\r\n");
-        writer.send(out, write).await.result?;
-        out.clear();
-        Ok(())
-    }
 }

@@ -52,6 +52,9 @@ mod ways_to_backends;
 /// Backends that are dead, stale, mute or broken, and what is tried again.
 mod upstreams;
 
+/// One backend of three goes wrong under load, and comes back.
+mod chaos;
+
 /// Backends that are asked how they are.
 mod probes;
 

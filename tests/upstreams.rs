@@ -21,12 +21,13 @@ mod health;
 mod limits;
 
 /// A backend whose mood a test changes.
-mod moody;
+pub mod moody;
 
 /// What is tried again, where, and how often.
 mod retries;
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+const EARLY: &[u8] = b"HTTP/1.1 103 Early Hints\r\n\r\n";
 const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
 const POST: &str = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello";
 
@@ -428,20 +429,29 @@ fn a_request_that_is_tried_again_is_charged_once() {
     }
 }
 
+/// What a client has not heard of may be asked for again, where that does no harm; an interim response it has heard.
 #[test]
-fn nothing_is_tried_again_once_a_byte_came_back() {
-    for start in ["H", "HTTP/1.1 200 OK\r\nContent-Le", "HTTP/1.1 103 Early Hints\r\n\r\n"] {
+fn nothing_is_tried_again_once_the_client_has_heard_of_it() {
+    for start in ["H", "HTTP/1.1 200 OK\r\nContent-Le", "nonsense\r\n\r\n"] {
         let (origin, requests) = counting(move |stream| stream.write_all(start.as_bytes()).unwrap());
-        let gateway = gateway(&[origin.address], "");
+        let good = Origin::ok();
+        let gateway = gateway(&[origin.address, good.address], "health = { eject = \"off\" }");
         let mut client = Client::connect(gateway.address);
-        client.send("GET / HTTP/1.1\r\nHost: h\r\nX-Request-Id: my-id\r\n\r\n");
-        let response = match client.response() {
-            hint if hint.status == 103 => client.response(),
-            response => response,
-        };
-        is_upstream_problem(&response, 502);
-        assert_eq!((requests.load(Ordering::SeqCst), retries(&gateway)), (1, 0.0), "{start:?}");
+        assert!((0..4).all(|_| client.get("/", "").status == 200), "{start:?}");
+        assert_eq!((requests.swap(0, Ordering::SeqCst), retries(&gateway)), (2, 2.0), "{start:?}");
+        let statuses: Vec<u16> = (0..4).map(|_| ask(&gateway, "POST").status).collect();
+        assert_eq!(statuses.iter().filter(|status| **status == 502).count(), requests.load(Ordering::SeqCst));
+        assert!(statuses.contains(&502), "{statuses:?}");
     }
+    let ((one, asked), (two, also)) =
+        (counting(|stream| stream.write_all(EARLY).unwrap()), counting(|stream| stream.write_all(EARLY).unwrap()));
+    let gateway = gateway(&[one.address, two.address], "");
+    let mut client = Client::connect(gateway.address);
+    client.send("GET / HTTP/1.1\r\nHost: h\r\nX-Request-Id: my-id\r\n\r\n");
+    assert_eq!(client.response().status, 103);
+    is_upstream_problem(&client.response(), 502);
+    assert_eq!(asked.load(Ordering::SeqCst) + also.load(Ordering::SeqCst), 1);
+    assert_eq!(retries(&gateway), 0.0);
 }
 
 /// A backend that answers one request on a connection as if it kept it, and closes it; counts both.

@@ -1,6 +1,6 @@
 //! The attempts at one request: a server and a connection that serve, and what becomes of failures. Pure but for its pool.
 
-use super::response_error;
+use super::{Heard, response_error};
 use crate::gateway::Gateway;
 use crate::identity::Caller;
 use crate::metrics::UpstreamError;
@@ -79,7 +79,7 @@ impl<'g> Tries<'g> {
                     self.blame(connect_error(fault));
                     return Err(connect_failure(fault));
                 }
-                _ => self.fail(connect_error(fault), Fault::Unreachable),
+                _ => self.fail(connect_error(fault)),
             }
             if self.attempts.after_connect() == Next::GiveUp || !self.turn_to_another() {
                 return Err(connect_failure(fault));
@@ -142,10 +142,10 @@ impl<'g> Tries<'g> {
     }
 
     /// Counts a failure of the server that is asked, and holds it against it.
-    pub fn fail(&self, error: UpstreamError, fault: Fault) {
+    pub fn fail(&self, error: UpstreamError) {
         self.blame(error);
         if let Some(chosen) = self.chosen.as_ref().filter(|_| !self.is_held.replace(true)) {
-            self.upstream.failed(chosen, fault, self.now());
+            self.upstream.failed(chosen, fault_of(error), self.now());
         }
     }
 
@@ -167,7 +167,7 @@ impl<'g> Tries<'g> {
             return;
         }
         if self.is_failure(status) {
-            self.fail(UpstreamError::Status, Fault::Answer);
+            self.fail(UpstreamError::Status);
         } else if let Some(chosen) = &self.chosen {
             self.upstream.succeeded(chosen, self.now());
         }
@@ -198,7 +198,7 @@ impl<'g> Tries<'g> {
                 true
             }
             Next::OtherServer => {
-                self.fail(error, Fault::Answer);
+                self.fail(error);
                 self.turn_to_another()
             }
             // What died may have been the connection alone, and one that takes no more bytes may have answered before.
@@ -207,21 +207,22 @@ impl<'g> Tries<'g> {
                 false
             }
             Next::GiveUp => {
-                self.fail(error, Fault::Answer);
+                self.fail(error);
                 false
             }
         }
     }
 
-    /// Whether the request may be sent once more after it got no response, for this reason; `silent`: not one byte came.
-    pub fn again_after(&mut self, failure: &Failure, silent: bool, reused: bool) -> bool {
+    /// Whether the request may be sent once more after it got no whole response, for this reason.
+    pub fn again_after(&mut self, failure: &Failure, heard: Heard, reused: bool) -> bool {
         let Some(error) = response_error(failure) else { return false };
-        if silent {
-            // A server that is slow on a kept connection is no faster on a new one.
-            return self.again(reused && error != UpstreamError::Timeout, false, error);
+        if heard == Heard::PassedOn {
+            self.fail(error);
+            return false;
         }
-        self.fail(error, Fault::Answer);
-        false
+        // A server that is slow, or says anything at all, did not die unseen: a new connection to it would be no better.
+        let has_died = reused && heard == Heard::Nothing && error != UpstreamError::Timeout;
+        self.again(has_died, false, error)
     }
 
     /// Turns to a server that was not asked yet, where there is one and the budget allows it.
@@ -242,6 +243,14 @@ impl<'g> Tries<'g> {
         self.chosen = Some(chosen);
         self.gateway.metrics.upstream_retry(self.number);
         true
+    }
+}
+
+fn fault_of(error: UpstreamError) -> Fault {
+    match error {
+        UpstreamError::Connect | UpstreamError::ConnectTimeout | UpstreamError::Tls => Fault::Unreachable,
+        UpstreamError::Send | UpstreamError::Receive => Fault::BrokenOff,
+        _ => Fault::Answer,
     }
 }
 

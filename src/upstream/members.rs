@@ -40,8 +40,8 @@ pub struct Member {
     /// 0 = requests find it well; else when one may try it again.
     ejected_until: AtomicU64,
     ejections: AtomicU32,
-    /// Whether it was ejected because it took no connections.
-    is_unreachable: AtomicBool,
+    /// Whether it was ejected because it took no connections, or broke them off.
+    is_absent: AtomicBool,
     /// When it came, or came back; 0 = it was there at the start.
     back_since: AtomicU64,
     connections: AtomicU32,
@@ -79,7 +79,7 @@ impl Member {
             probes: Mutex::default(),
             ejected_until: AtomicU64::new(0),
             ejections: AtomicU32::new(0),
-            is_unreachable: AtomicBool::new(false),
+            is_absent: AtomicBool::new(false),
             back_since: AtomicU64::new(back_since.0),
             connections: AtomicU32::new(0),
             requests: AtomicU64::new(0),
@@ -119,7 +119,7 @@ impl Member {
 
     /// Leaves it alone for a time, `first` and doubled each time; `None` where it was left alone already, and this was
     /// no trial.
-    pub fn eject(&self, now: Micros, first: Duration, is_unreachable: bool, was_trial: bool) -> Option<Duration> {
+    pub fn eject(&self, now: Micros, first: Duration, is_absent: bool, was_trial: bool) -> Option<Duration> {
         let until = self.ejected_until.load(Ordering::Relaxed);
         if until != 0 && !was_trial {
             return None;
@@ -131,7 +131,7 @@ impl Member {
         let out = now.after(time).0.max(1);
         self.ejected_until.compare_exchange(until, out, Ordering::Relaxed, Ordering::Relaxed).ok()?;
         self.ejections.store(times.saturating_add(1), Ordering::Relaxed);
-        self.is_unreachable.store(is_unreachable, Ordering::Relaxed);
+        self.is_absent.store(is_absent, Ordering::Relaxed);
         Some(time)
     }
 
@@ -167,8 +167,8 @@ impl Member {
     }
 
     /// Whether requests were the first to find that it takes no connections: then an answered probe is news of it.
-    pub fn is_ejected_as_unreachable(&self) -> bool {
-        self.is_ejected() && self.is_unreachable.load(Ordering::Relaxed)
+    pub fn is_ejected_as_absent(&self) -> bool {
+        self.is_ejected() && self.is_absent.load(Ordering::Relaxed)
     }
 
     /// Connections to it at present.

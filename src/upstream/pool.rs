@@ -146,8 +146,25 @@ pub enum NoRoom {
 pub enum Fault {
     /// It took no connection.
     Unreachable,
-    /// It took one, and did not answer well.
+    /// The connection broke before the answer was whole.
+    BrokenOff,
+    /// It did not answer well, or not in time.
     Answer,
+}
+
+impl Fault {
+    /// Whether it may have ended or moved: then its name is asked for, and an answered probe is news of it.
+    fn is_of_absence(self) -> bool {
+        matches!(self, Fault::Unreachable | Fault::BrokenOff)
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Fault::Unreachable => "takes no connections",
+            Fault::BrokenOff => "breaks off",
+            Fault::Answer => "fails requests",
+        }
+    }
 }
 
 impl Upstream {
@@ -435,24 +452,21 @@ impl Upstream {
     /// A request failed, and the server is to blame.
     pub fn failed(&self, chosen: &Chosen, fault: Fault, now: Micros) {
         let (slot, health) = (&chosen.slot, &self.settings().health);
-        if fault == Fault::Unreachable
+        if fault.is_of_absence()
             && let Some(target) = self.group.target(&slot.member)
         {
-            // Its name may have moved.
             target.ask();
         }
         // One that is well again meanwhile is not ejected for what an old trial met.
         let was_trial = chosen.why == Why::Trial && slot.member.is_ejected();
         let is_sick = slot.record.is_sick_after(true, now, health) || was_trial;
         let Some(first) = health.eject.filter(|_| is_sick) else { return };
-        let is_unreachable = fault == Fault::Unreachable;
-        let ejected = slot.member.eject(now, first, is_unreachable, was_trial);
+        let ejected = slot.member.eject(now, first, fault.is_of_absence(), was_trial);
         if let Some(time) = ejected.filter(|_| !was_trial) {
-            let reason = if is_unreachable { "takes no connections" } else { "fails requests" };
             tracing::warn!(
                 upstream = self.settings().name,
                 server = slot.member.name,
-                reason,
+                reason = fault.words(),
                 for_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
                 "server is left alone"
             );

@@ -101,7 +101,7 @@ impl Asker {
         match (member.probed(is_good, health, now()), answer) {
             (Some(true), Err(bad)) => tracing::warn!(upstream, server, reason = %bad, "server is down"),
             (Some(false), _) => tracing::info!(upstream, server, "server is up"),
-            (None, Ok(())) if member.is_ejected_as_unreachable() && member.recover(now()) => {
+            (None, Ok(())) if member.is_ejected_as_absent() && member.recover(now()) => {
                 tracing::info!(upstream, server, "server is back");
             }
             _ => {}

@@ -73,15 +73,15 @@ fn servers_that_take_no_connections_are_sick() {
 fn servers_that_do_not_answer_well_are_sick() {
     let timeouts = "timeouts = { response = \"300ms\" }";
     let moods = [
-        Mood::Holds,
-        Mood::SaysAndEnds(""),
-        Mood::SaysAndEnds("HTTP/1.1 200 OK\r\nConte"),
-        Mood::SaysAndEnds(HALF),
-        Mood::Says(HALF),
-        Mood::Says("nonsense\r\n\r\n"),
+        (Mood::Holds, "fails requests"),
+        (Mood::SaysAndEnds(""), "breaks off"),
+        (Mood::SaysAndEnds("HTTP/1.1 200 OK\r\nConte"), "breaks off"),
+        (Mood::SaysAndEnds(HALF), "breaks off"),
+        (Mood::Says(HALF), "fails requests"),
+        (Mood::Says("nonsense\r\n\r\n"), "fails requests"),
     ];
-    for mood in moods {
-        is_sick_after_three(Moody::in_mood(mood).address, timeouts, "fails requests");
+    for (mood, reason) in moods {
+        is_sick_after_three(Moody::in_mood(mood).address, timeouts, reason);
     }
 }
 
