@@ -1,13 +1,14 @@
 //! Whose turn it is, as numbers.
 
 use super::moody::{Mood, Moody};
-use super::{gateway, gateway_of};
+use super::{black_hole, gateway, gateway_of};
 use crate::support::client::Client;
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, config};
 use crate::support::store::api_key;
 use crate::support::until;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 const REQUESTS: usize = 3_000;
 
@@ -102,6 +103,26 @@ fn the_one_with_fewer_requests_is_asked_so_a_slow_one_gets_few() {
     for mut client in clients {
         assert_eq!(client.response().status, 200);
     }
+}
+
+#[test]
+fn a_server_that_takes_no_connections_does_not_look_idle() {
+    let (_listener, _only, hole) = black_hole();
+    let server = Moody::new();
+    let lines = "balance = \"least_requests\"\ntimeouts = { connect = \"10s\" }";
+    let text = config("", &[hole, server.address], "").replace("workers = 2", "workers = 1");
+    let gateway = Gateway::start(&text.replace("[[routes]]", &format!("{lines}\n[[routes]]")));
+    let connections = format!("rateguard_upstream_server_connections{{upstream=\"app\",server=\"{hole}\"}}");
+    let mut clients = Vec::new();
+    until("one is tried there", || {
+        let mut client = Client::connect(gateway.address);
+        client.send(super::GET);
+        clients.push(client);
+        gateway.metric(&connections) > 0.0
+    });
+    let start = Instant::now();
+    ask(gateway.address, 30, 1);
+    assert!(start.elapsed() < Duration::from_secs(9), "somebody had to wait for it");
 }
 
 #[test]
@@ -250,8 +271,8 @@ fn a_backup_that_is_sick_is_not_tried_while_it_is_not_needed() {
     });
     let before = servers[1].requests();
     // Long beyond its ejection.
-    let start = std::time::Instant::now();
-    while start.elapsed() < std::time::Duration::from_millis(1_500) {
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(1_500) {
         assert_eq!(client.get("/", "").status, 200);
     }
     assert_eq!(servers[1].requests(), before);

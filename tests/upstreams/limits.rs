@@ -167,7 +167,7 @@ fn who_has_waited_long_enough_gets_503_and_keeps_its_connection() {
 #[test]
 fn who_leaves_the_line_leaves_nothing_behind() {
     let server = Moody::new();
-    let gateway = gateway(&[server.address], "connections = { max = 2, pending = \"400ms\" }");
+    let gateway = gateway(&[server.address], "connections = { max = 2, pending = \"3s\" }");
     let first = held(&gateway, &server, 2);
     let waiting = lined_up(&gateway, 10);
     for (number, client) in waiting.into_iter().enumerate() {

@@ -53,7 +53,7 @@ fn retries_end_where_the_configuration_says() {
 
 #[test]
 fn retries_cannot_multiply_an_outage() {
-    const REQUESTS: u32 = 1_000;
+    const REQUESTS: u32 = 800;
     const WORKERS: f64 = 2.0;
     for percent in [20, 0] {
         let servers = moody::<3>(Mood::SaysAndEnds(""));
@@ -166,7 +166,7 @@ fn what_cannot_be_repeated_waits_as_long_as_a_response_may_take() {
     let lines = format!("timeouts = {{ attempt = \"200ms\", response = \"1s\" }}\n{NOBODY_SICK}");
     let gateway = gateway(&addresses(&servers), &lines);
     let mut hung = 0;
-    for _ in 0..6 {
+    for _ in 0..4 {
         let (response, time) = timed(&gateway, POST);
         if response.status != 200 {
             is_upstream_problem(&response, 504);
@@ -175,7 +175,7 @@ fn what_cannot_be_repeated_waits_as_long_as_a_response_may_take() {
         }
     }
     let counts = servers.each_ref().map(Moody::requests);
-    assert_eq!((hung, counts.iter().sum::<usize>(), retries(&gateway)), (counts[0], 6, 0.0));
+    assert_eq!((hung, counts.iter().sum::<usize>(), retries(&gateway)), (counts[0], 4, 0.0));
     assert!(hung >= 1, "{counts:?}");
 }
 
