@@ -364,10 +364,11 @@ impl<'g> Flight<'g> {
             keep_alive: &keep_alive,
         };
         let (reader, writer, head) = (&mut lease.conn.reader, &mut client.writer, &mut scratch.response);
-        if let Err(ended) = download.final_head(reader, writer, head, &mut scratch.back).await {
-            return ended;
-        }
-        if tries.again_instead_of(head.status) {
+        let interims = match download.final_head(reader, writer, head, &mut scratch.back).await {
+            Ok(interims) => interims,
+            Err(ended) => return ended,
+        };
+        if interims == 0 && tries.again_instead_of(head.status) {
             return Ended::Unwanted;
         }
         tries.responded(head.status);

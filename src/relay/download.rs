@@ -34,7 +34,7 @@ impl Download<'_> {
         out: &mut Vec<u8>,
     ) -> Ended {
         match self.final_head(reader, writer, head, out).await {
-            Ok(()) => self.pass_on(reader, writer, head, out).await,
+            Ok(_) => self.pass_on(reader, writer, head, out).await,
             Err(ended) => ended,
         }
     }
@@ -81,20 +81,20 @@ impl Download<'_> {
         }
     }
 
-    /// Reads up to the final response's head, passing interim ones on.
+    /// Reads up to the final response's head, passing interim ones on; gives how many there were.
     pub async fn final_head(
         &self,
         reader: &mut Reader,
         writer: &mut Writer,
         head: &mut ResponseHead,
         out: &mut Vec<u8>,
-    ) -> Result<(), Ended> {
+    ) -> Result<usize, Ended> {
         let mut interims = 0;
         loop {
             self.next_head(reader, head, interims).await?;
             let bad = |words| Err(Ended::failed(Failure::BadResponse(BadResponse(words)), Heard::of(reader, interims)));
             match head.status {
-                101 if forward::accepts(reader.data(), head, self.offer) => return Ok(()),
+                101 if forward::accepts(reader.data(), head, self.offer) => return Ok(interims),
                 101 => return bad("an upgrade nobody asked for"),
                 100..200 if interims == INTERIM_MAX => return bad("too many interim responses"),
                 100..200 => {
@@ -103,7 +103,7 @@ impl Download<'_> {
                     self.pass_interim(reader, writer, head, out).await?;
                     self.go_on_after_interim(reader);
                 }
-                _ => return Ok(()),
+                _ => return Ok(interims),
             }
         }
     }

@@ -101,6 +101,11 @@ impl Member {
         now.since(Micros(self.ejected_until.load(Ordering::Relaxed)))
     }
 
+    /// When it came, or came back; zero where it was there at the start.
+    pub fn back_since(&self) -> Micros {
+        Micros(self.back_since.load(Ordering::Relaxed))
+    }
+
     /// Its weight now, in thousandths of what is configured.
     pub fn weight(&self, now: Micros, slow_start: Duration) -> u32 {
         let back_since = self.back_since.load(Ordering::Relaxed);

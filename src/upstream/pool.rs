@@ -18,8 +18,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a request that tries a sick server may keep others from trying it too.
-const TRIAL_HOLD: Duration = Duration::from_secs(10);
+/// How long a request that tries a sick server may keep others from trying it too, where that is not ejected for less.
+const TRIAL_HOLD_MAX: Duration = Duration::from_secs(10);
 
 /// How long a server that may be tried waits for a request that can be repeated, before any request will do.
 const TRIAL_PATIENCE: Duration = Duration::from_secs(5);
@@ -44,6 +44,8 @@ pub struct Slot {
     in_flight: Cell<u32>,
     turn: Cell<i64>,
     record: Record,
+    /// When the server was last back, as far as the record knows.
+    known_back: Cell<Micros>,
     /// Requests not yet added to the member's.
     requests: Cell<u64>,
     is_gone: Cell<bool>,
@@ -236,7 +238,8 @@ impl Upstream {
         let is_well = |slot: &&Rc<Slot>| slot.member.state(now) == State::Well;
         let needs_backups = !slots.iter().any(|slot| !slot.member.backup && is_well(&slot));
         let is_due = |slot: &&Rc<Slot>| is_new(slot) && (needs_backups || !slot.member.backup) && slot.has_room(max);
-        if let Some(slot) = slots.iter().filter(is_due).find(|slot| slot.is_tried_by(attempts, now)) {
+        let hold = self.settings().health.eject.unwrap_or_default().min(TRIAL_HOLD_MAX);
+        if let Some(slot) = slots.iter().filter(is_due).find(|slot| slot.is_tried_by(attempts, hold, now)) {
             return Choice::Server(Chosen { slot: slot.clone(), why: Why::Trial });
         }
         let in_panic = !slots.is_empty() && !slots.iter().any(|slot| is_well(&slot));
@@ -300,16 +303,17 @@ impl Upstream {
     pub fn reuse(&self, chosen: &Chosen, now: Micros) -> Option<Lease> {
         let slot = &chosen.slot;
         let mut idle = slot.idle.borrow_mut();
-        let newest = idle.pop()?;
-        if now.since(newest.since) >= self.settings().idle {
-            // The others are older still.
-            idle.clear();
-            return None;
+        while let Some(newest) = idle.pop() {
+            if now.since(newest.since) >= self.settings().idle {
+                // The others have been idle for longer still.
+                idle.clear();
+                return None;
+            }
+            if !self.is_too_old(newest.link.opened, now) {
+                return Some(Lease::new(newest.link, true, Busy::new(slot)));
+            }
         }
-        if self.is_too_old(newest.link.opened, now) {
-            return None;
-        }
-        Some(Lease::new(newest.link, true, Busy::new(slot)))
+        None
     }
 
     fn is_too_old(&self, opened: Micros, now: Micros) -> bool {
@@ -459,6 +463,7 @@ impl Upstream {
         }
         // One that is well again meanwhile is not ejected for what an old trial met.
         let was_trial = chosen.why == Why::Trial && slot.member.is_ejected();
+        slot.forget_before(slot.member.back_since());
         let is_sick = slot.record.is_sick_after(true, now, health) || was_trial;
         let Some(first) = health.eject.filter(|_| is_sick) else { return };
         let ejected = slot.member.eject(now, first, fault.is_of_absence(), was_trial);
@@ -509,6 +514,7 @@ impl Slot {
             in_flight: Cell::new(0),
             turn: Cell::new(0),
             record: Record::default(),
+            known_back: Cell::new(Micros(0)),
             requests: Cell::new(0),
             is_gone: Cell::new(false),
         }
@@ -530,10 +536,17 @@ impl Slot {
 
     /// Whether this request is the one that tries the server again, where it is time for that. One that can be repeated is
     /// best, since then nobody notices a failure.
-    fn is_tried_by(&self, attempts: &Attempts, now: Micros) -> bool {
+    fn is_tried_by(&self, attempts: &Attempts, hold: Duration, now: Micros) -> bool {
         self.member.state(now) == State::OnTrial
             && (attempts.may_repeat() || self.member.waits_for_trial(now) >= TRIAL_PATIENCE)
-            && self.member.begin_trial(now, TRIAL_HOLD)
+            && self.member.begin_trial(now, hold)
+    }
+
+    /// What a server did before it was back, perhaps by another worker's doing, is not held against it.
+    fn forget_before(&self, back_since: Micros) {
+        if self.known_back.replace(back_since) != back_since {
+            self.record.clear();
+        }
     }
 
     fn flush(&self) {
