@@ -1,7 +1,8 @@
 use crate::support::client::Client;
 use crate::support::gateway::{PROGRAM, config};
 use crate::support::origin::Origin;
-use crate::support::{Folder, free_port, until};
+use crate::support::redis::{hold_port, port_of};
+use crate::support::{Folder, until};
 use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -10,13 +11,15 @@ use std::process::{Child, Command, Stdio};
 struct Unheard {
     child: Child,
     address: SocketAddr,
+    _port: socket2::Socket,
     _folder: Folder,
 }
 
 impl Unheard {
     fn start(rest: &str, rust_log: &str, stderr: Stdio) -> Unheard {
         let origin = Origin::ok();
-        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let port = hold_port();
+        let address = SocketAddr::from(([127, 0, 0, 1], port_of(&port)));
         let text = config("", &[origin.address], rest).replacen("127.0.0.1:0", &address.to_string(), 1);
         let folder = Folder::new();
         let path = folder.write("config.toml", &text);
@@ -28,7 +31,7 @@ impl Unheard {
             .stderr(stderr)
             .spawn()
             .unwrap();
-        let gateway = Unheard { child, address, _folder: folder };
+        let gateway = Unheard { child, address, _port: port, _folder: folder };
         until("the gateway listens", || TcpStream::connect(address).is_ok());
         gateway
     }

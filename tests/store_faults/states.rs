@@ -3,7 +3,7 @@ use super::{
     assert_not_slow, assert_requests_pass_unlimited, errors, gateway, longest_wait_since, under_load, until_limits_hold,
 };
 use crate::support::gateway::Gateway;
-use crate::support::redis::Redis;
+use crate::support::redis::{Redis, hold_port, port_of};
 use crate::support::store::{decisions, limit};
 use crate::support::{free_port, until};
 use std::path::Path;
@@ -271,7 +271,8 @@ fn a_password_where_there_was_none_counts_for_new_connections() {
 /// A node of a cluster in which nobody has the slots.
 #[test]
 fn requests_pass_while_a_cluster_is_down() {
-    let bus = free_port().to_string();
+    let held = hold_port();
+    let bus = port_of(&held).to_string();
     let redis = Redis::start_with(&["--cluster-enabled", "yes", "--cluster-port", &bus]);
     let gateway = connected(&redis, DEADLINE, &rule());
     assert_requests_pass_unlimited(&gateway);

@@ -3,9 +3,9 @@ use crate::support::authority::Authority;
 use crate::support::client::Client;
 use crate::support::fields::remaining;
 use crate::support::gateway::Gateway;
-use crate::support::redis::Redis;
+use crate::support::redis::{Redis, hold_port, port_of};
 use crate::support::store::limit;
-use crate::support::{free_port, until};
+use crate::support::until;
 use std::process::Command;
 
 /// A server that speaks TLS on this port too, under a certificate for `host`.
@@ -33,7 +33,8 @@ fn until_told(gateway: &Gateway, words: &str) {
 
 #[test]
 fn limits_hold_over_tls_with_an_authority_of_one_s_own() {
-    let (authority, port) = (Authority::new(), free_port());
+    let (authority, held) = (Authority::new(), hold_port());
+    let port = port_of(&held);
     let _redis = redis(&authority, "127.0.0.1", port, false);
     let gateway = secured(port, &format!("ca = \"{}\"", authority.path("ca.pem")));
     gateway.until_store_connected();
@@ -44,7 +45,8 @@ fn limits_hold_over_tls_with_an_authority_of_one_s_own() {
 
 #[test]
 fn a_server_that_asks_for_it_is_shown_a_certificate() {
-    let (authority, port) = (Authority::new(), free_port());
+    let (authority, held) = (Authority::new(), hold_port());
+    let port = port_of(&held);
     let _redis = redis(&authority, "127.0.0.1", port, true);
     authority.vouch("client", "gateway");
     let [ca, certificate, key] = ["ca.pem", "client.pem", "client.key"].map(|name| authority.path(name));
@@ -57,7 +59,8 @@ fn a_server_that_asks_for_it_is_shown_a_certificate() {
 
 #[test]
 fn a_server_that_nobody_trusted_vouches_for_decides_nothing() {
-    let (authority, port) = (Authority::new(), free_port());
+    let (authority, held) = (Authority::new(), hold_port());
+    let port = port_of(&held);
     let server = redis(&authority, "127.0.0.1", port, false);
     let stranger = Authority::new();
     let gateway = secured(port, &format!("ca = \"{}\"", stranger.path("ca.pem")));
@@ -69,7 +72,8 @@ fn a_server_that_nobody_trusted_vouches_for_decides_nothing() {
 
 #[test]
 fn the_server_s_name_is_checked() {
-    let (authority, port) = (Authority::new(), free_port());
+    let (authority, held) = (Authority::new(), hold_port());
+    let port = port_of(&held);
     let _redis = redis(&authority, "redis.internal", port, false);
     let ca = format!("ca = \"{}\"", authority.path("ca.pem"));
     let gateway = secured(port, &ca);
@@ -82,7 +86,8 @@ fn the_server_s_name_is_checked() {
 
 #[test]
 fn a_hang_is_survived_over_tls_too() {
-    let (authority, port) = (Authority::new(), free_port());
+    let (authority, held) = (Authority::new(), hold_port());
+    let port = port_of(&held);
     let server = redis(&authority, "127.0.0.1", port, false);
     let store = format!("tls = {{ ca = \"{}\" }}", authority.path("ca.pem"));
     let gateway = gateway(&format!("rediss://127.0.0.1:{port}"), &store, &limit("x", "\"user\"", 2));
