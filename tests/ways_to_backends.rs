@@ -345,3 +345,39 @@ fn a_header_of_version_2_comes_before_tls() {
     let expected = format!("0d0a0d0a000d0a515549540a2111000c7f0000017f000001{from:04x}{to:04x}");
     assert_eq!(client.get("/", "").text(), expected);
 }
+
+/// Questions go the same way as requests, but are nobody's: the header says so (LOCAL).
+#[test]
+fn a_server_is_asked_how_it_is_by_the_way_of_its_requests() {
+    let authority = Authority::new();
+    authority.vouch("server", "127.0.0.1");
+    let config = authority.server("server", false, rustls::ALL_VERSIONS);
+    let (asked, questions) = mpsc::channel();
+    let origin = Origin::new(move |mut stream, _| {
+        let mut header = [0; 16];
+        stream.read_exact(&mut header).unwrap();
+        assert_eq!(header, *b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0");
+        let session = rustls::ServerConnection::new(config.clone()).unwrap();
+        let mut stream = Secured::new(session, stream);
+        let _ = asked.send(read_request(&mut stream).unwrap().head);
+        let _ = stream.write_all(b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n");
+    });
+    let upstream = "proxy_protocol = \"v2\"\nhealth = { path = \"/healthz\", interval = \"20ms\", timeout = \"5s\" }";
+    let gateway = speaking_tls_with(&authority, origin.address, "", upstream);
+    until("it is told", || !gateway.log_of("server is down").is_empty());
+    assert_eq!(gateway.log_of("server is down")[0]["reason"], "it answers 503");
+    let question = questions.recv_timeout(PATIENCE).unwrap();
+    assert!(question.starts_with("GET /healthz HTTP/1.1\r\n"), "{question}");
+
+    let folder = Folder::new();
+    let path = folder.path().join("app.sock");
+    at_socket(&path, |mut stream| {
+        let is_question = read_request(&mut stream).is_some_and(|request| request.line().contains("/healthz"));
+        let status = if is_question { 500 } else { 200 };
+        let _ = write!(stream, "HTTP/1.1 {status} x\r\nContent-Length: 0\r\n\r\n");
+    });
+    let upstream = "health = { path = \"/healthz\", interval = \"20ms\" }";
+    let gateway = self::gateway(&format!("unix:{}", path.display()), upstream);
+    until("it is told", || !gateway.log_of("server is down").is_empty());
+    assert_eq!(get(gateway.address, "/").status, 200, "it is the only one");
+}
