@@ -53,7 +53,7 @@ mod ways_to_backends;
 mod upstreams;
 
 /// One backend of three goes wrong under load, and comes back.
-mod chaos;
+mod backend_faults;
 
 /// Backends that are asked how they are.
 mod probes;
