@@ -13,10 +13,11 @@ use crate::http::body::{BadBody, Decoder};
 use crate::http::forward::{self, Hop, LAST_CHUNK};
 use crate::http::head::RequestHead;
 use crate::http::{Framing, Method, Refusal, trailers};
+use crate::identity::Caller;
 use crate::metrics::UpstreamError;
 use crate::reply::Failure;
 use crate::time::Micros;
-use crate::upstream::pool::Lease;
+use crate::upstream::pool::{Lease, Upstream};
 use crate::upstream::proxy_protocol::Line;
 use crate::upstream::way::Way;
 use download::Download;
@@ -98,7 +99,7 @@ pub async fn exchange(
         Err(refusal) => return Outcome::Failed { failure: Failure::Refused(refusal), is_whole: false },
     };
     let may_repeat = scratch.head.kind.is_idempotent() && upload.body.is_done();
-    let line = upstream.tells_client().then(|| client.ends().map(|ends| Line::of(ends, scratch.caller.ip))).flatten();
+    let Ok(line) = line(client, upstream, &scratch.caller) else { return Outcome::Abandoned };
     let mut tries = Tries::new(gateway, way, &scratch.caller, line, may_repeat);
     loop {
         let mut lease = match tries.open().await {
@@ -153,6 +154,18 @@ pub async fn exchange(
         }
     }
 }
+
+/// Whom a connection is for, where the upstream is told.
+fn line(client: &Conn, upstream: &Upstream, caller: &Caller) -> Result<Option<Line>, Gone> {
+    match upstream.tells_client() {
+        true => client.ends().map(|ends| Some(Line::of(ends, caller.ip))).ok_or(Gone),
+        false => Ok(None),
+    }
+}
+
+/// The client has left, and taken its address with it. Without that a connection would count as the gateway's own, which
+/// backends may trust with more.
+struct Gone;
 
 /// Writes the head for the backend, and as much of the body as is there, into `scratch.out`.
 fn prepare(

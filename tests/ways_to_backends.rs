@@ -3,7 +3,10 @@
 use crate::support::authority::{Authority, Secured, secured};
 use crate::support::client::{Client, Response, get};
 use crate::support::gateway::{Gateway, config};
+use crate::support::line::Line;
 use crate::support::origin::{Origin, read_head, read_request};
+use crate::support::redis::Redis;
+use crate::support::store::limit;
 use crate::support::{Folder, PATIENCE, seed, until};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -380,4 +383,26 @@ fn a_server_is_asked_how_it_is_by_the_way_of_its_requests() {
     let gateway = self::gateway(&format!("unix:{}", path.display()), upstream);
     until("it is told", || !gateway.log_of("server is down").is_empty());
     assert_eq!(get(gateway.address, "/").status, 200, "it is the only one");
+}
+
+#[test]
+fn who_has_left_meanwhile_does_not_pass_for_the_gateway_itself() {
+    let redis = Redis::start();
+    let line = Line::to(redis.port);
+    let origin = Origin::new(|mut stream, _| repeat(&mut stream, ""));
+    let server = format!("servers = [\"{}\"]\nproxy_protocol = \"v1\"", origin.address);
+    let store = format!("[store]\nurl = \"{}\"\ndeadline = \"5s\"\n{}", line.url(), limit("all", "", 10));
+    let gateway = Gateway::start(&config("", &[], &store).replace("servers = []", &server));
+    gateway.until_store_connected();
+    let writes = || gateway.metric("rateguard_store_writes_total");
+    let before = writes();
+    line.delay(Duration::from_millis(500));
+    let mut client = Client::connect(gateway.address);
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi");
+    until("its decision is asked for", || writes() > before);
+    socket2::SockRef::from(&client.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(client);
+    let counted = |class: &str| gateway.metric(&format!("rateguard_requests_total{{route=\"/\",status=\"{class}\"}}"));
+    until("its request is over", || counted("2xx") + counted("4xx") >= 1.0);
+    assert_eq!(origin.connections(), 0, "nobody can say whom a connection would be for");
 }
