@@ -11,6 +11,7 @@ use crate::admin::server::{Admin, serve};
 use crate::config::Config;
 use crate::gateway::Rules;
 use crate::limit::{StoreKind, memory};
+use crate::log::{Budget, Take};
 use crate::metrics::{Names, Registry};
 use crate::redis::{Address, Place};
 use crate::resolve::rounds::Keeper;
@@ -28,6 +29,7 @@ use monoio::{LegacyDriver, RuntimeBuilder};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
+use std::cell::RefCell;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream as UnixPipe;
@@ -45,6 +47,11 @@ const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
 /// What a start waits for nameservers that do not answer.
 const FIRST_ANSWERS: Duration = Duration::from_secs(2);
+
+/// Lines of what names resolve to within [`DNS_LINES_WINDOW`], and as many of what that makes of upstreams: some
+/// nameservers answer with other addresses each time.
+const DNS_LINES_MAX: u32 = 100;
+const DNS_LINES_WINDOW: Duration = Duration::from_secs(60);
 
 /// Descriptors beside those of connections: listeners, rings, logs, the store.
 const FILES_RESERVED: u64 = 256;
@@ -295,13 +302,17 @@ fn resolve_in_background(
     groups: Arc<[Arc<Group>]>,
 ) -> io::Result<()> {
     let keeper = Keeper::new(resolver.clone(), settings.clone())?;
+    let lines = RefCell::new([(); 2].map(|()| Budget::within(DNS_LINES_MAX, DNS_LINES_WINDOW)));
     let tell = move |target: &Target, news: News| {
-        tell(target, news);
+        let [names, servers] = &mut *lines.borrow_mut();
+        tell(target, news, names);
         for group in groups.iter().filter(|group| group.targets().any(|own| std::ptr::eq(&**own, target))) {
             let change = group.refresh(now());
             let (upstream, Change { added, removed }) = (group.settings.name.as_str(), change);
-            if !(added.is_empty() && removed.is_empty()) {
-                tracing::info!(upstream, ?added, ?removed, "servers of the upstream have changed");
+            if !(added.is_empty() && removed.is_empty())
+                && let Take::Write { suppressed } = servers.take(now())
+            {
+                tracing::info!(upstream, ?added, ?removed, suppressed, "servers of the upstream have changed");
             }
         }
     };
@@ -314,10 +325,12 @@ fn group(settings: &Settings, tls: Option<Secure>, resolver: &Resolver) -> Arc<G
     Arc::new(Group::new(settings.clone(), tls, |host, port| resolver.target(host, port)))
 }
 
-fn tell(target: &Target, news: News) {
+fn tell(target: &Target, news: News, lines: &mut Budget) {
+    let Take::Write { suppressed } = lines.take(now()) else { return };
+    let name = target.host();
     match news {
-        News::Resolved(addresses) => tracing::info!(name = target.host(), ?addresses, "resolved"),
-        News::Lost(error) => tracing::warn!(name = target.host(), %error, "cannot resolve; keeping what was known"),
+        News::Resolved(addresses) => tracing::info!(name, ?addresses, suppressed, "resolved"),
+        News::Lost(error) => tracing::warn!(name, %error, suppressed, "cannot resolve; keeping what was known"),
     }
 }
 

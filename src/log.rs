@@ -59,12 +59,13 @@ fn start() -> WorkerGuard {
     guard
 }
 
-/// How many lines may be written about something that a stranger can repeat at will.
+/// How many lines may be written about something that a stranger, or a server that comes and goes, can repeat at will.
 #[derive(Debug)]
 pub struct Budget {
-    lines_per_second: u32,
-    /// Start of the second that `left` is for; none before the first line.
-    second: Option<Micros>,
+    lines: u32,
+    window: Duration,
+    /// Start of the window that `left` is for; none before the first line.
+    start: Option<Micros>,
     left: u32,
     suppressed: u64,
 }
@@ -84,14 +85,19 @@ pub enum Take {
 impl Budget {
     /// A budget of so many lines in each second; 0 writes none.
     pub fn new(lines_per_second: u32) -> Budget {
-        Budget { lines_per_second, second: None, left: 0, suppressed: 0 }
+        Budget::within(lines_per_second, SECOND)
     }
 
-    /// Asks for one line. A second begins with the first line asked for after the last second ended.
+    /// A budget of so many lines in each window of this length.
+    pub fn within(lines: u32, window: Duration) -> Budget {
+        Budget { lines, window, start: None, left: 0, suppressed: 0 }
+    }
+
+    /// Asks for one line. A window begins with the first line asked for after the last one ended.
     pub fn take(&mut self, now: Micros) -> Take {
-        if self.second.is_none_or(|start| now.since(start) >= SECOND) {
-            self.second = Some(now);
-            self.left = self.lines_per_second;
+        if self.start.is_none_or(|start| now.since(start) >= self.window) {
+            self.start = Some(now);
+            self.left = self.lines;
         }
         match self.left.checked_sub(1) {
             Some(left) => {

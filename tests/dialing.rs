@@ -321,17 +321,20 @@ fn a_unix_socket_carries_what_tcp_does() {
     run(async {
         let deadlines = deadlines();
         let place = Place::Unix(path);
-        let mut conn = Dialer::default().dial(&place, "h", None, LONG, &deadlines).await.unwrap();
+        let mut conn =
+            Dialer::new(None, ProxyProtocol::Off, None).dial(&place, "h", None, LONG, &deadlines).await.unwrap();
         send(&mut conn, b"hello").await;
         assert_eq!(receive(&mut conn, 5).await, b"hello");
         assert!(conn.is_quiet());
         conn.reader.deadline(SHORT);
         assert_eq!(conn.reader.fill(INPUT_START).await, Err(End::TimedOut), "a wait on both drivers, not an error");
-        let mut conn = Dialer::default().dial(&place, "h", None, LONG, &deadlines).await.unwrap();
+        let mut conn =
+            Dialer::new(None, ProxyProtocol::Off, None).dial(&place, "h", None, LONG, &deadlines).await.unwrap();
         conn.writer.finish().await;
         conn.reader.deadline(LONG);
         assert_eq!(conn.reader.fill(INPUT_START).await, Err(End::Closed));
-        let mut conn = Dialer::default().dial(&place, "h", None, LONG, &deadlines).await.unwrap();
+        let mut conn =
+            Dialer::new(None, ProxyProtocol::Off, None).dial(&place, "h", None, LONG, &deadlines).await.unwrap();
         conn.abort();
         conn.reader.deadline(LONG);
         assert_eq!(conn.reader.fill(INPUT_START).await, Err(End::Closed), "what knows no reset is shut");
@@ -347,7 +350,7 @@ fn a_unix_socket_that_nobody_listens_on_refuses() {
     rustix::net::listen(&listener, 0).unwrap();
     run(async {
         let deadlines = deadlines();
-        let dialer = Dialer::default();
+        let dialer = Dialer::new(None, ProxyProtocol::Off, None);
         for path in [folder.path().join("missing.sock"), gone, folder.path().join("long".repeat(100))] {
             let dialed = dialer.dial(&Place::Unix(path), "h", None, LONG, &deadlines).await;
             assert_eq!(dialed.err(), Some(ConnectFault::Refused));

@@ -7,6 +7,8 @@ use super::members::Group;
 use super::proxy_protocol::{Line, ProxyProtocol};
 use super::{Place, Settings};
 use crate::conn::{Conn, Deadlines};
+use crate::log::{Budget, Take};
+use crate::time::now;
 use crate::tls::Secure;
 use monoio::io::AsyncWriteRentExt;
 use monoio::net::TcpStream;
@@ -24,6 +26,10 @@ use std::time::Duration;
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 const PROBES: u32 = 3;
 
+/// Failed handshakes that are told of within [`FAILURES_WINDOW`]: servers may fail in turns, each for a reason of its own.
+const FAILURES_MAX: u32 = 8;
+const FAILURES_WINDOW: Duration = Duration::from_secs(10);
+
 /// Why there is no connection. Nothing of a request was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectFault {
@@ -40,7 +46,6 @@ pub enum ConnectFault {
 }
 
 /// Opens the connections of one upstream.
-#[derive(Default)]
 pub struct Dialer {
     /// Spoken where present.
     pub tls: Option<Secure>,
@@ -50,6 +55,7 @@ pub struct Dialer {
     pub keepalive: Option<Duration>,
     /// Why the last handshake failed, where it did: told once.
     told: RefCell<Option<String>>,
+    failures: RefCell<Budget>,
 }
 
 impl Dialer {
@@ -61,7 +67,8 @@ impl Dialer {
 
     /// One that speaks in this way.
     pub fn new(tls: Option<Secure>, proxy_protocol: ProxyProtocol, keepalive: Option<Duration>) -> Dialer {
-        Dialer { tls, proxy_protocol, keepalive, told: RefCell::default() }
+        let failures = RefCell::new(Budget::within(FAILURES_MAX, FAILURES_WINDOW));
+        Dialer { tls, proxy_protocol, keepalive, told: RefCell::default(), failures }
     }
 
     /// Opens a connection `within` this time. `host` is whom TLS expects there, `line` whom the connection is for, where
@@ -130,10 +137,13 @@ impl Dialer {
     /// Says why a handshake failed, once for each reason in a row: a client is told only that it did.
     fn tell(&self, place: &Place, host: &str, error: &io::Error) {
         let reason = error.to_string();
-        if self.told.borrow().as_ref() != Some(&reason) {
-            tracing::warn!(server = %place, host, reason, "a backend's TLS handshake failed");
-            self.told.replace(Some(reason));
+        if self.told.borrow().as_ref() == Some(&reason) {
+            return;
         }
+        if let Take::Write { suppressed } = self.failures.borrow_mut().take(now()) {
+            tracing::warn!(server = %place, host, reason, suppressed, "a backend's TLS handshake failed");
+        }
+        self.told.replace(Some(reason));
     }
 }
 

@@ -12,6 +12,7 @@ use super::queue::Turn;
 use super::retry::{Attempts, Budget};
 use super::{Balance, Settings};
 use crate::conn::{Conn, Deadlines};
+use crate::log::{Budget as Lines, Take};
 use crate::time::Micros;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -24,6 +25,13 @@ const TRIAL_HOLD_MAX: Duration = Duration::from_secs(10);
 /// How long a server that may be tried waits for a request that can be repeated, before any request will do.
 const TRIAL_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Lines that a worker may log within [`LINES_WINDOW`] of how an upstream's servers are: an outage of many is told, and
+/// one that fails every other request does not fill the log.
+const LINES_MAX: u32 = 30;
+/// The same of whether all are sick.
+const PANIC_LINES_MAX: u32 = 4;
+const LINES_WINDOW: Duration = Duration::from_secs(10);
+
 /// An upstream as one worker sees it.
 pub struct Upstream {
     /// The host of requests that name none.
@@ -35,6 +43,8 @@ pub struct Upstream {
     version: Cell<u64>,
     slots: RefCell<Vec<Rc<Slot>>>,
     budget: Cell<Budget>,
+    lines: RefCell<Lines>,
+    panic_lines: RefCell<Lines>,
 }
 
 /// One server as one worker sees it.
@@ -180,6 +190,8 @@ impl Upstream {
             version: Cell::new(0),
             slots: RefCell::default(),
             budget: Cell::new(Budget::new(now)),
+            lines: RefCell::new(Lines::within(LINES_MAX, LINES_WINDOW)),
+            panic_lines: RefCell::new(Lines::within(PANIC_LINES_MAX, LINES_WINDOW)),
         };
         upstream.refresh();
         // Workers start apart, so that few requests do not all meet one server.
@@ -243,7 +255,7 @@ impl Upstream {
             return Choice::Server(Chosen { slot: slot.clone(), why: Why::Trial });
         }
         let in_panic = !slots.is_empty() && !slots.iter().any(|slot| is_well(&slot));
-        self.tell_panic(in_panic);
+        self.tell_panic(in_panic, now);
         let why = if in_panic { Why::Panic } else { Why::Turn };
         for backup in [false, true] {
             let of_tier = slots.iter().enumerate().filter(|(_, slot)| slot.member.backup == backup);
@@ -275,12 +287,14 @@ impl Upstream {
         }
     }
 
-    fn tell_panic(&self, in_panic: bool) {
-        if self.group.set_panic(in_panic) {
+    fn tell_panic(&self, in_panic: bool, now: Micros) {
+        if self.group.set_panic(in_panic)
+            && let Take::Write { suppressed } = self.panic_lines.borrow_mut().take(now)
+        {
             let upstream = self.settings().name.as_str();
             match in_panic {
-                true => tracing::error!(upstream, "all servers are sick; trying them anyway"),
-                false => tracing::info!(upstream, "not all servers are sick any more"),
+                true => tracing::error!(upstream, suppressed, "all servers are sick; trying them anyway"),
+                false => tracing::info!(upstream, suppressed, "not all servers are sick any more"),
             }
         }
     }
@@ -448,8 +462,11 @@ impl Upstream {
     /// The head of a good answer came, which is enough for a sick server to be back: its body may have no end.
     pub fn responded(&self, chosen: &Chosen, now: Micros) {
         let member = &chosen.slot.member;
-        if chosen.why != Why::Turn && member.recover(now) {
-            tracing::info!(upstream = self.settings().name, server = member.name, "server is back");
+        if chosen.why != Why::Turn
+            && member.recover(now)
+            && let Take::Write { suppressed } = self.lines.borrow_mut().take(now)
+        {
+            tracing::info!(upstream = self.settings().name, server = member.name, suppressed, "server is back");
         }
     }
 
@@ -467,12 +484,15 @@ impl Upstream {
         let is_sick = slot.record.is_sick_after(true, now, health) || was_trial;
         let Some(first) = health.eject.filter(|_| is_sick) else { return };
         let ejected = slot.member.eject(now, first, fault.is_of_absence(), was_trial);
-        if let Some(time) = ejected.filter(|_| !was_trial) {
+        if let Some(time) = ejected.filter(|_| !was_trial)
+            && let Take::Write { suppressed } = self.lines.borrow_mut().take(now)
+        {
             tracing::warn!(
                 upstream = self.settings().name,
                 server = slot.member.name,
                 reason = fault.words(),
                 for_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
+                suppressed,
                 "server is left alone"
             );
         }

@@ -9,7 +9,9 @@ use super::members::{Group, Member};
 use crate::conn::{Conn, Deadlines, End};
 use crate::http::head::ResponseHead;
 use crate::http::{Method, RESPONSE_BOUNDS};
+use crate::log::{Budget, Take};
 use crate::time::now;
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,9 +23,14 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// Interim responses before the one that counts.
 const INTERIM_MAX: usize = 16;
 
+/// Lines that may be logged within [`LINES_WINDOW`] of what probes found out.
+const LINES_MAX: u32 = 30;
+const LINES_WINDOW: Duration = Duration::from_secs(10);
+
 /// Asks all servers of this upstream, those too that come later; never ends.
 pub async fn keep_asking(group: Arc<Group>, path: String) {
-    let asker = Rc::new(Asker { dialer: Dialer::of(&group), request: request(&group, &path), group });
+    let lines = RefCell::new(Budget::within(LINES_MAX, LINES_WINDOW));
+    let asker = Rc::new(Asker { dialer: Dialer::of(&group), request: request(&group, &path), lines, group });
     let mut asked: HashMap<u64, Arc<Member>> = HashMap::new();
     let mut version = None;
     loop {
@@ -53,6 +60,7 @@ struct Asker {
     group: Arc<Group>,
     dialer: Dialer,
     request: Vec<Vec<u8>>,
+    lines: RefCell<Budget>,
 }
 
 /// Why an answer is none of a server that is well.
@@ -97,14 +105,17 @@ impl Asker {
 
     fn note(&self, member: &Member, answer: Result<(), Bad>, health: &Health) {
         let (upstream, server) = (self.group.settings.name.as_str(), member.name.as_str());
-        let is_good = answer.is_ok();
-        match (member.probed(is_good, health, now()), answer) {
-            (Some(true), Err(bad)) => tracing::warn!(upstream, server, reason = %bad, "server is down"),
-            (Some(false), _) => tracing::info!(upstream, server, "server is up"),
-            (None, Ok(())) if member.is_ejected_as_absent() && member.recover(now()) => {
-                tracing::info!(upstream, server, "server is back");
-            }
-            _ => {}
+        let (present, is_good) = (now(), answer.is_ok());
+        let change = member.probed(is_good, health, present);
+        let is_back = change.is_none() && is_good && member.is_ejected_as_absent() && member.recover(present);
+        if change.is_none() && !is_back {
+            return;
+        }
+        let Take::Write { suppressed } = self.lines.borrow_mut().take(present) else { return };
+        match (change, answer) {
+            (Some(true), Err(bad)) => tracing::warn!(upstream, server, reason = %bad, suppressed, "server is down"),
+            (Some(_), _) => tracing::info!(upstream, server, suppressed, "server is up"),
+            (None, _) => tracing::info!(upstream, server, suppressed, "server is back"),
         }
     }
 

@@ -1,13 +1,14 @@
 //! When requests find a server sick, and when well again.
 
 use super::moody::{Mood, Moody};
-use super::{GET, POST, black_hole, errors, refusing};
+use super::{GET, OK, POST, black_hole, errors, refusing};
 use crate::support::client::Client;
 use crate::support::gateway::{Gateway, config};
 use crate::support::origin::{Origin, read_head};
 use crate::support::until;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 const HALF: &str = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf";
@@ -437,4 +438,24 @@ fn who_is_back_begins_with_a_small_share() {
     assert!(first <= weight / (1.0 + weight) + 0.02 && first >= 0.05, "{first} at a weight of {weight}");
     until("it has its whole share", || share(100) >= 0.49);
     assert!(started.elapsed() >= Duration::from_secs(3), "{:?}", started.elapsed());
+}
+
+#[test]
+fn a_server_that_fails_and_recovers_all_the_time_does_not_fill_the_log() {
+    let asked = AtomicUsize::new(0);
+    let origin = Origin::new(move |mut stream, _| {
+        while read_head(&mut stream).is_some() {
+            let is_well = asked.fetch_add(1, Ordering::SeqCst) % 2 == 1;
+            stream.write_all(if is_well { OK } else { UNAVAILABLE.as_bytes() }).unwrap();
+        }
+    });
+    let gateway = gateway(&[origin.address], "retries = 0\nhealth = { unhealthy_after = 1 }");
+    let mut client = Client::connect(gateway.address);
+    let failures = (0..1000).filter(|_| client.get("/", "").status != 200).count();
+    assert_eq!(failures, 500);
+    drop(client);
+    gateway.terminate();
+    until("the log is written", || !gateway.log_of("stopped").is_empty());
+    let said = gateway.log().iter().filter(|line| line["upstream"] == "app").count();
+    assert!((4..100).contains(&said), "{said} lines of 1000 requests");
 }
