@@ -284,6 +284,21 @@ fn a_name_that_moves_is_followed() {
 }
 
 #[test]
+fn a_server_that_is_named_again_is_the_same_as_before() {
+    let (dns, origins) = (Dns::start(), origins::<2>());
+    let gateway = gateway(&dns, "interval = \"100ms\"", &[&format!("api.test:{}", origins.port)], "");
+    let name = format!("api.test:{0} (127.0.0.2:{0})", origins.port);
+    let series = format!("rateguard_upstream_server_requests_total{{upstream=\"app\",server=\"{name}\"}}");
+    dns.say("api.test", addresses(&["127.0.0.2"]));
+    until("the name is known", || who(&gateway) == "2");
+    assert!((0..50).all(|_| who(&gateway) == "2"));
+    dns.say("api.test", addresses(&["127.0.0.3"]));
+    until("the name is followed", || who(&gateway) == "3");
+    dns.say("api.test", addresses(&["127.0.0.2"]));
+    until("what it was sent before still counts", || gateway.metric(&series) >= 50.0);
+}
+
+#[test]
 fn records_that_hold_for_less_than_the_interval_are_asked_for_when_they_end() {
     let (dns, origins) = (Dns::start(), origins::<2>());
     dns.say("short.test", for_seconds(1, &["127.0.0.2"]));

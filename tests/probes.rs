@@ -169,3 +169,26 @@ fn a_server_that_was_unreachable_is_back_with_its_first_answer() {
     until("it serves again", || client::get(gateway.address, "/").text() == "back");
     assert!(start.elapsed() < Duration::from_secs(5));
 }
+
+#[test]
+fn many_servers_are_not_all_asked_at_the_same_moment() {
+    const SERVERS: u8 = 200;
+    let times: Arc<Mutex<Vec<Instant>>> = Arc::default();
+    let asked = times.clone();
+    let origin = Origin::at(SocketAddr::from(([0, 0, 0, 0], 0)), move |mut stream, _| {
+        asked.lock().unwrap().push(Instant::now());
+        if read_request(&mut stream).is_some() {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    let server = |last| SocketAddr::from(([127, 0, 1, last], origin.address.port()));
+    let servers: Vec<SocketAddr> = (1..=SERVERS).map(server).collect();
+    let health = "health = { path = \"/healthz\", interval = \"1h\" }\n[[routes]]";
+    let _gateway = Gateway::start(&config("", &servers, "").replace("[[routes]]", health));
+    until("all are asked", || times.lock().unwrap().len() >= SERVERS.into());
+    let mut times = times.lock().unwrap().clone();
+    times.sort();
+    assert_eq!(times.len(), usize::from(SERVERS), "each once");
+    let took = times[times.len() - 1].duration_since(times[0]);
+    assert!(took >= Duration::from_millis(200), "all within {took:?}");
+}

@@ -125,7 +125,7 @@ impl Target {
     }
 
     /// Takes an answer, or keeps what was known. Gives the news where there is any.
-    fn learn(&self, found: io::Result<Vec<IpAddr>>) -> Option<News> {
+    pub(crate) fn learn(&self, found: io::Result<Vec<IpAddr>>) -> Option<News> {
         let mut known = self.known.lock();
         let was_failing = known.is_failing;
         known.is_failing = found.is_err();

@@ -11,12 +11,20 @@ use crate::resolve::Target;
 use crate::time::Micros;
 use crate::tls::Secure;
 use parking_lot::Mutex;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Addresses of one upstream; more are not used.
 pub const MEMBERS_MAX: usize = 4096;
+
+/// How long what is known of an address is kept after no name holds it any more, of as many as there may be members. Some
+/// nameservers give some of many addresses, others each time: those are no new servers each time.
+pub const KEPT: Duration = Duration::from_secs(600);
+
+/// Members that come so soon after the first were there at the start: names are answered one after the other.
+const START: Duration = Duration::from_secs(10);
 
 /// One address of a server.
 #[derive(Debug)]
@@ -176,6 +184,12 @@ impl Member {
         self.is_ejected() && self.is_absent.load(Ordering::Relaxed)
     }
 
+    /// Its address is one of its name's again. It may be another server by now, so one request may try it at once.
+    fn come_back(&self, now: Micros) {
+        let sooner = |until| (until > now.0).then_some(now.0.max(1));
+        let _ = self.ejected_until.fetch_update(Ordering::Relaxed, Ordering::Relaxed, sooner);
+    }
+
     /// Connections to it at present.
     pub fn connections(&self) -> u32 {
         self.connections.load(Ordering::SeqCst)
@@ -241,10 +255,20 @@ pub struct Group {
     /// Requests that wait for a connection.
     pub queue: Queue,
     sources: Vec<Source>,
-    members: Mutex<Arc<[Arc<Member>]>>,
+    roster: Mutex<Roster>,
     version: AtomicU64,
     ids: AtomicU64,
     in_panic: AtomicBool,
+}
+
+/// Who belongs to an upstream.
+#[derive(Default)]
+struct Roster {
+    members: Arc<[Arc<Member>]>,
+    /// Those that did, and since when they do not; the last to go at the end.
+    gone: VecDeque<(Micros, Arc<Member>)>,
+    /// When the first came.
+    since: Option<Micros>,
 }
 
 /// What a look at the addresses has changed.
@@ -254,6 +278,13 @@ pub struct Change {
     pub added: Vec<String>,
     /// The names of members that are gone.
     pub removed: Vec<String>,
+}
+
+type Known = HashMap<(usize, Place), Arc<Member>>;
+
+/// What tells members of an upstream apart.
+fn spot(member: &Arc<Member>) -> (usize, Place) {
+    (member.server, member.place.clone())
 }
 
 impl Group {
@@ -268,7 +299,7 @@ impl Group {
             settings,
             tls,
             queue: Queue::default(),
-            members: Mutex::new(Arc::new([])),
+            roster: Mutex::default(),
             version: AtomicU64::new(0),
             ids: AtomicU64::new(1),
             in_panic: AtomicBool::new(false),
@@ -277,28 +308,44 @@ impl Group {
         group
     }
 
-    /// Takes over the addresses that the names have now. Members whose address stays keep all that is known of them.
+    /// Takes over the addresses that the names have now. Members whose address stays keep all that is known of them, and
+    /// so do those whose address comes back within [`KEPT`].
     pub fn refresh(&self, now: Micros) -> Change {
-        let mut members = self.members.lock();
+        let mut roster = self.roster.lock();
+        roster.gone.retain(|(since, _)| now.since(*since) < KEPT);
+        // Where all are new, none is behind the others.
+        let is_start = roster.since.is_none_or(|since| now.since(since) < START);
+        let back_since = if is_start { Micros(0) } else { now };
         let mut change = Change::default();
+        let mut present: Known = roster.members.iter().map(|member| (spot(member), member.clone())).collect();
+        let mut gone: Known = roster.gone.iter().map(|(_, member)| (spot(member), member.clone())).collect();
         let mut next: Vec<Arc<Member>> = Vec::new();
-        for (server, place) in self.places().take(MEMBERS_MAX) {
-            let known = members.iter().find(|member| member.server == server && member.place == place);
-            next.push(known.cloned().unwrap_or_else(|| {
+        for spot in self.places().take(MEMBERS_MAX) {
+            if let Some(member) = present.remove(&spot) {
+                next.push(member);
+                continue;
+            }
+            let member = gone.remove(&spot).inspect(|member| member.come_back(now)).unwrap_or_else(|| {
+                let (server, place) = spot;
                 let id = self.ids.fetch_add(1, Ordering::Relaxed);
-                // Where all are new, none is behind the others.
-                let back_since = if members.is_empty() { Micros(0) } else { now };
-                let member = Member::new(id, server, &self.settings.servers[server], place, back_since);
-                change.added.push(member.name.clone());
-                Arc::new(member)
-            }));
+                Arc::new(Member::new(id, server, &self.settings.servers[server], place, back_since))
+            });
+            change.added.push(member.name.clone());
+            next.push(member);
         }
-        let is_gone = |member: &&Arc<Member>| next.iter().all(|kept| kept.id != member.id);
-        change.removed.extend(members.iter().filter(is_gone).map(|member| member.name.clone()));
-        if !(change.added.is_empty() && change.removed.is_empty()) {
-            *members = next.into();
-            self.version.fetch_add(1, Ordering::Release);
+        if change.added.is_empty() && present.is_empty() {
+            return change;
         }
+        roster.gone.retain(|(_, member)| gone.contains_key(&spot(member)));
+        for member in roster.members.clone().iter().filter(|member| present.contains_key(&spot(member))) {
+            change.removed.push(member.name.clone());
+            roster.gone.push_back((now, member.clone()));
+        }
+        let excess = roster.gone.len().saturating_sub(MEMBERS_MAX);
+        roster.gone.drain(..excess);
+        roster.members = next.into();
+        roster.since.get_or_insert(now);
+        self.version.fetch_add(1, Ordering::Release);
         change
     }
 
@@ -319,7 +366,7 @@ impl Group {
 
     /// The members now.
     pub fn members(&self) -> Arc<[Arc<Member>]> {
-        self.members.lock().clone()
+        self.roster.lock().members.clone()
     }
 
     /// What keeps the addresses of a member's name; `None` where it has none.
@@ -369,3 +416,6 @@ impl Group {
         self.settings.servers.get(member.server).map(|server| server.address.host()).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,7 @@ use crate::conn::{Conn, Deadlines};
 use crate::log::{Budget as Lines, Take};
 use crate::time::Micros;
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -228,17 +229,17 @@ impl Upstream {
             return;
         }
         let mut slots = self.slots.borrow_mut();
+        let mut known: HashMap<u64, Rc<Slot>> = slots.drain(..).map(|slot| (slot.member.id, slot)).collect();
         let slot_of = |member: &Arc<Member>| {
-            let known = slots.iter().find(|slot| slot.member.id == member.id);
-            known.cloned().unwrap_or_else(|| Rc::new(Slot::new(member.clone())))
+            let known = known.remove(&member.id);
+            known.unwrap_or_else(|| Rc::new(Slot::new(member.clone())))
         };
-        let next: Vec<Rc<Slot>> = self.group.members().iter().map(slot_of).collect();
-        for slot in slots.iter().filter(|slot| next.iter().all(|kept| !Rc::ptr_eq(kept, slot))) {
+        *slots = self.group.members().iter().map(slot_of).collect();
+        for slot in known.into_values() {
             slot.is_gone.set(true);
             slot.flush();
             slot.idle.borrow_mut().clear();
         }
-        *slots = next;
     }
 
     /// Whose turn it is, of those that were not asked yet. `user` is the hash of who asks.

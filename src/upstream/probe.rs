@@ -12,13 +12,18 @@ use crate::http::{Method, RESPONSE_BOUNDS};
 use crate::log::{Budget, Take};
 use crate::time::now;
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often new servers are looked for; they are asked at once.
+/// How often new servers are looked for; the first of them are asked at once.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// New servers that are asked at the same time; the next ones follow after [`PACE`]. A thousand handshakes at once would be
+/// a burst of descriptors and of work, and each round after the first would be one too.
+const TOGETHER_MAX: usize = 32;
+const PACE: Duration = Duration::from_millis(50);
 
 /// Interim responses before the one that counts.
 const INTERIM_MAX: usize = 16;
@@ -30,16 +35,22 @@ const LINES_WINDOW: Duration = Duration::from_secs(10);
 /// Asks all servers of this upstream, those too that come later; never ends.
 pub async fn keep_asking(group: Arc<Group>, path: String) {
     let lines = RefCell::new(Budget::within(LINES_MAX, LINES_WINDOW));
-    let asker = Rc::new(Asker { dialer: Dialer::of(&group), request: request(&group, &path), lines, group });
-    let mut asked: HashMap<u64, Arc<Member>> = HashMap::new();
+    let asker = Rc::new(Asker {
+        dialer: Dialer::of(&group),
+        request: request(&group, &path),
+        lines,
+        asked: RefCell::default(),
+        group,
+    });
     let mut version = None;
     loop {
         if version.replace(asker.group.version()) != Some(asker.group.version()) {
-            let members = asker.group.members();
-            for member in members.iter().filter(|member| !asked.contains_key(&member.id)) {
-                monoio::spawn(asker.clone().ask_again_and_again(member.clone()));
+            // One that has gone and come back meanwhile is still being asked.
+            let is_new = |member: &&Arc<Member>| asker.asked.borrow_mut().insert(member.id);
+            for (number, member) in asker.group.members().iter().filter(is_new).enumerate() {
+                let pause = PACE * u32::try_from(number / TOGETHER_MAX).unwrap_or(u32::MAX);
+                monoio::spawn(asker.clone().ask_again_and_again(member.clone(), pause));
             }
-            asked = members.iter().map(|member| (member.id, member.clone())).collect();
         }
         monoio::time::sleep(LOOK_INTERVAL).await;
     }
@@ -61,6 +72,8 @@ struct Asker {
     dialer: Dialer,
     request: Vec<Vec<u8>>,
     lines: RefCell<Budget>,
+    /// Those that are being asked.
+    asked: RefCell<HashSet<u64>>,
 }
 
 /// Why an answer is none of a server that is well.
@@ -88,8 +101,11 @@ impl std::fmt::Display for Bad {
 }
 
 impl Asker {
-    /// Until the server is gone from its upstream.
-    async fn ask_again_and_again(self: Rc<Asker>, member: Arc<Member>) {
+    /// After a pause, and until the server is gone from its upstream.
+    async fn ask_again_and_again(self: Rc<Asker>, member: Arc<Member>, pause: Duration) {
+        if !pause.is_zero() {
+            monoio::time::sleep(pause).await;
+        }
         let health = &self.group.settings.health;
         while self.group.members().iter().any(|known| known.id == member.id) {
             let answer = monoio::time::timeout(health.timeout, self.ask(&member)).await.unwrap_or(Err(Bad::Late));
@@ -101,6 +117,7 @@ impl Asker {
             let jitter = health.interval.mul_f64(fastrand::f64() / 10.0);
             monoio::time::sleep(health.interval + jitter).await;
         }
+        self.asked.borrow_mut().remove(&member.id);
     }
 
     fn note(&self, member: &Member, answer: Result<(), Bad>, health: &Health) {

@@ -1,0 +1,101 @@
+use super::*;
+use crate::upstream::health::tests::settings as health;
+use crate::upstream::proxy_protocol::ProxyProtocol;
+use crate::upstream::way::Patience;
+use crate::upstream::{Balance, Connections, Retries, Server, StatusSet};
+use std::net::IpAddr;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// An upstream of two names, whose addresses a test chooses.
+struct Names {
+    group: Group,
+    targets: [Arc<Target>; 2],
+}
+
+impl Names {
+    fn new() -> Names {
+        let targets = ["a", "b"].map(|host| Arc::new(Target::new(host, 80)));
+        let server = |host: &str| {
+            let address = Address::Tcp { host: host.into(), port: 80 };
+            Server { address, weight: 1, backup: false }
+        };
+        let settings = Settings {
+            name: "app".into(),
+            servers: vec![server("a"), server("b")],
+            balance: Balance::RoundRobin,
+            retries: Retries { max: 1, statuses: StatusSet::default(), budget_percent: 20 },
+            patience: Patience { connect: SECOND, response: SECOND, attempt: None },
+            idle: SECOND,
+            health: health(),
+            connections: Connections {
+                max: None,
+                max_pending: 0,
+                pending: SECOND,
+                max_idle: 1,
+                max_age: None,
+                keepalive: None,
+            },
+            tls: None,
+            proxy_protocol: ProxyProtocol::Off,
+        };
+        let group = Group::new(settings, None, |host, _| targets[usize::from(host == "b")].clone());
+        Names { group, targets }
+    }
+
+    /// The name of this number has these addresses now.
+    fn say(&self, name: usize, last_bytes: impl Iterator<Item = u16>, now: Micros) -> Change {
+        let address = |last: u16| IpAddr::from([10, 0, (last >> 8) as u8, last as u8]);
+        self.targets[name].learn(Ok(last_bytes.map(address).collect()));
+        self.group.refresh(now)
+    }
+
+    fn member(&self, at: usize) -> Arc<Member> {
+        self.group.members()[at].clone()
+    }
+}
+
+fn at(seconds: u64) -> Micros {
+    Micros(seconds * 1_000_000)
+}
+
+#[test]
+fn an_address_that_comes_back_is_no_new_server_but_may_be_tried_at_once() {
+    let names = Names::new();
+    names.say(0, 1..3, at(1));
+    let first = names.member(0);
+    assert!(first.eject(at(20), 60 * SECOND, true, false).is_some());
+    first.add_requests(7);
+    assert_eq!(names.say(0, 2..3, at(21)).removed.len(), 1);
+    let change = names.say(0, 1..3, at(30));
+    assert_eq!((change.added.len(), change.removed.len()), (1, 0));
+    let back = names.member(0);
+    assert!(Arc::ptr_eq(&first, &back));
+    assert_eq!((back.state(at(30)), back.requests()), (State::OnTrial, 7));
+    assert_eq!(back.eject(at(31), 60 * SECOND, true, true), Some(120 * SECOND), "it is not new");
+}
+
+#[test]
+fn what_is_known_of_addresses_that_have_gone_is_bounded() {
+    let names = Names::new();
+    names.say(0, 1..2, at(1));
+    let first = names.member(0);
+    names.say(0, 2..3, at(2));
+    names.say(0, 1..2, at(2).after(KEPT));
+    assert!(!Arc::ptr_eq(&first, &names.member(0)), "too long ago");
+    for round in 0..50 {
+        names.say(0, 1000 * round..1000 * (round + 1), at(1000).after(SECOND * round.into()));
+    }
+    assert_eq!(names.group.roster.lock().gone.len(), MEMBERS_MAX);
+}
+
+#[test]
+fn names_that_are_answered_one_after_the_other_at_the_start_are_not_behind() {
+    let names = Names::new();
+    names.say(0, 1..2, at(1));
+    names.say(1, 2..3, at(2));
+    let weight = |at: usize, now| names.member(at).weight(now, 30 * SECOND);
+    assert_eq!((weight(0, at(2)), weight(1, at(2))), (1000, 1000));
+    names.say(1, 2..4, at(40));
+    assert_eq!((weight(1, at(40)), weight(2, at(40))), (1000, 100), "one that comes later is");
+}
