@@ -5,9 +5,9 @@
 //! for ever. Who is called has what it was called for to itself: nobody who comes meanwhile may be faster.
 
 use parking_lot::Mutex;
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
 /// How often the first may be passed over for one whose worker has the connection already.
@@ -24,19 +24,30 @@ pub struct Queue {
     length: AtomicUsize,
     /// The same with those that were called.
     present: AtomicUsize,
-    tickets: AtomicU64,
 }
 
-#[derive(Debug, Default)]
+/// Kept by place, so that whoever gives up, which all may do at once, is found without a search.
+#[derive(Debug)]
 struct Line {
-    waiters: VecDeque<Waiter>,
+    waiters: BTreeMap<u64, Waiter>,
     /// Those that were called and have not said yet what became of it.
     called: usize,
+    /// No place was ever given before this one, nor at or behind `end`: each is given once.
+    start: u64,
+    end: u64,
 }
+
+impl Default for Line {
+    fn default() -> Line {
+        Line { waiters: BTreeMap::new(), called: 0, start: MIDDLE, end: MIDDLE }
+    }
+}
+
+/// Neither end is ever reached from here.
+const MIDDLE: u64 = 1 << 63;
 
 #[derive(Debug)]
 struct Waiter {
-    ticket: u64,
     worker: usize,
     passed: u32,
     waker: Waker,
@@ -66,17 +77,18 @@ impl Queue {
         if line.waiters.len() + line.called >= most {
             return None;
         }
-        let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
-        line.waiters.push_back(Waiter { ticket, worker, passed: 0, waker: Waker::noop().clone() });
+        let place = line.end;
+        line.end += 1;
+        line.waiters.insert(place, Waiter { worker, passed: 0, waker: Waker::noop().clone() });
         self.count(&line);
-        Some(Turn { queue: self, worker, ticket, is_served: false })
+        Some(Turn { queue: self, worker, place, is_served: false })
     }
 
     /// A connection may be opened: whoever is first tries.
     pub fn wake_first(&self) {
         let first = {
             let mut line = self.line.lock();
-            let first = line.waiters.pop_front();
+            let first = line.waiters.pop_first().map(|(_, first)| first);
             line.called += usize::from(first.is_some());
             self.count(&line);
             first
@@ -90,15 +102,18 @@ impl Queue {
     pub fn wake_own(&self, worker: usize) -> bool {
         let own = {
             let mut line = self.line.lock();
-            let own = line.waiters.iter().take(LOOK_MAX).position(|waiter| waiter.worker == worker);
-            let own = match (own, line.waiters.front_mut()) {
-                (Some(at), Some(first)) if at > 0 && first.passed < PASSED_MAX => {
-                    first.passed += 1;
-                    line.waiters.remove(at)
+            let own = line.waiters.iter().take(LOOK_MAX).find(|(_, waiter)| waiter.worker == worker);
+            let own = own.map(|(&place, _)| place);
+            let own = match (own, line.waiters.first_entry()) {
+                (Some(place), Some(mut first)) if place != *first.key() => {
+                    let passed = &mut first.get_mut().passed;
+                    let may_pass = *passed < PASSED_MAX;
+                    *passed += u32::from(may_pass);
+                    may_pass.then_some(place)
                 }
-                (Some(0), _) => line.waiters.pop_front(),
-                _ => None,
+                (own, _) => own,
             };
+            let own = own.and_then(|place| line.waiters.remove(&place));
             line.called += usize::from(own.is_some());
             self.count(&line);
             own
@@ -112,7 +127,7 @@ impl Queue {
 pub struct Turn<'q> {
     queue: &'q Queue,
     worker: usize,
-    ticket: u64,
+    place: u64,
     is_served: bool,
 }
 
@@ -125,15 +140,20 @@ impl Turn<'_> {
     /// Whether nobody waits for longer, or was called and has not taken it yet.
     pub fn is_first(&self) -> bool {
         let line = self.queue.line.lock();
-        line.called == 0 && line.waiters.front().is_some_and(|first| first.ticket == self.ticket)
+        line.called == 0 && line.waiters.first_key_value().is_some_and(|(&first, _)| first == self.place)
     }
 
     /// Goes back to the front: what it was woken for had gone.
     pub fn rejoin(&mut self) {
         let mut line = self.queue.line.lock();
-        if line.waiters.iter().all(|waiter| waiter.ticket != self.ticket) {
+        if !line.waiters.contains_key(&self.place) {
+            // Its old place is in front, unless it was called before others.
+            if line.waiters.first_key_value().is_some_and(|(&first, _)| first < self.place) {
+                line.start -= 1;
+                self.place = line.start;
+            }
             let waker = Waker::noop().clone();
-            line.waiters.push_front(Waiter { ticket: self.ticket, worker: self.worker, passed: 0, waker });
+            line.waiters.insert(self.place, Waiter { worker: self.worker, passed: 0, waker });
             line.called -= 1;
             self.queue.count(&line);
         }
@@ -146,7 +166,7 @@ impl Future for Turn<'_> {
     /// Ready once it has been woken.
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let mut line = self.queue.line.lock();
-        match line.waiters.iter_mut().find(|waiter| waiter.ticket == self.ticket) {
+        match line.waiters.get_mut(&self.place) {
             Some(own) => {
                 own.waker.clone_from(context.waker());
                 Poll::Pending
@@ -160,9 +180,7 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let was_called = {
             let mut line = self.queue.line.lock();
-            let before = line.waiters.len();
-            line.waiters.retain(|waiter| waiter.ticket != self.ticket);
-            let was_called = line.waiters.len() == before;
+            let was_called = line.waiters.remove(&self.place).is_none();
             line.called -= usize::from(was_called);
             self.queue.count(&line);
             was_called
@@ -248,6 +266,30 @@ mod tests {
         waiters[0].0.rejoin();
         assert!(waiters[0].0.is_first() && !waiters[1].0.is_first());
         assert_eq!(queue.waiting(), 2);
+    }
+
+    #[test]
+    fn who_was_called_before_others_and_finds_nothing_is_first() {
+        let queue = Queue::default();
+        let mut waiters: Vec<_> = [0, 1, 1].map(|worker| wait(&queue, worker)).into();
+        assert!(queue.wake_own(1));
+        waiters[1].0.rejoin();
+        assert!(waiters[1].0.is_first() && !waiters[0].0.is_first());
+        queue.wake_first();
+        queue.wake_first();
+        assert_eq!(woken(&waiters), [0, 1], "the third still waits");
+        assert_eq!(queue.waiting(), 1);
+    }
+
+    #[test]
+    fn a_long_line_can_give_up_all_at_once() {
+        let queue = Queue::default();
+        let mut waiters: Vec<_> = (0..100_000).map(|_| queue.join(0, usize::MAX).unwrap()).collect();
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(waiters.iter_mut().all(|turn| Pin::new(turn).poll(&mut context).is_pending()));
+        // From the back: a search from the front would take minutes.
+        waiters.into_iter().rev().for_each(drop);
+        assert!(!queue.is_used());
     }
 
     #[test]
