@@ -529,3 +529,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn no_more_names_than_can_be_resolved() {
+    let upstream = |number: u32, names: std::ops::Range<u32>| {
+        let servers: Vec<String> = names.map(|name| format!("\"s{name}.test:80\"")).collect();
+        format!(
+            "[upstreams.u{number}]\nservers = [{}]\n[[routes]]\npath = \"/{number}\"\nupstream = \"u{number}\"\n",
+            servers.join(",")
+        )
+    };
+    let text = upstream(0, 0..1000) + &upstream(1, 500..1500) + &upstream(2, 1500..2048);
+    assert!(parse(&text).is_ok(), "those of two upstreams count once");
+    let error = parse(&(text + &upstream(3, 9000..9001))).unwrap_err().to_string();
+    assert!(error.contains("hold 2049 names"), "{error}");
+}

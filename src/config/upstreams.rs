@@ -8,15 +8,20 @@ use super::file::{
 };
 use super::server::WAIT;
 use super::text;
+use crate::resolve::NAMES_MAX;
 use crate::tls;
 use crate::upstream::proxy_protocol::ProxyProtocol;
 use crate::upstream::way::Patience;
 use crate::upstream::{Address, Balance, Connections, Health, Retries, Server, Settings, StatusSet, WEIGHT_MAX};
+use std::collections::HashSet;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 const UPSTREAMS_MAX: usize = 1000;
 const SERVERS_MAX: usize = 1000;
+/// Names of servers; the others of the resolver are left to those of the store.
+const SERVER_NAMES_MAX: usize = NAMES_MAX / 2;
 const RETRIES_MAX: u32 = 10;
 const STATUSES_MAX: usize = 32;
 const THRESHOLD_MAX: u32 = 1000;
@@ -36,7 +41,24 @@ pub(super) fn upstreams(root: &Section<'_>) -> Result<Vec<Settings>> {
             root.error_about("upstreams", Flaw::new("there is no upstream, so no request can go anywhere", example))
         );
     }
-    named.into_iter().map(|(name, section)| upstream(name, &section)).collect()
+    let upstreams = named.into_iter().map(|(name, section)| upstream(name, &section)).collect::<Result<Vec<_>>>()?;
+    let names: HashSet<(&str, u16)> =
+        upstreams.iter().flat_map(|upstream| &upstream.servers).filter_map(name).collect();
+    match names.len() > SERVER_NAMES_MAX {
+        true => {
+            let problem = format!("hold {} names, and {SERVER_NAMES_MAX} can be resolved", names.len());
+            Err(root.error_about("upstreams", Flaw::new(problem, "use fewer names, each with several addresses")))
+        }
+        false => Ok(upstreams),
+    }
+}
+
+/// What has to be resolved for a server.
+fn name(server: &Server) -> Option<(&str, u16)> {
+    match &server.address {
+        Address::Tcp { host, port } if host.parse::<IpAddr>().is_err() => Some((host, *port)),
+        Address::Tcp { .. } | Address::Unix(_) => None,
+    }
 }
 
 fn upstream(name: String, section: &Section<'_>) -> Result<Settings> {
@@ -79,8 +101,10 @@ fn servers(section: &Section<'_>) -> Result<(Vec<Server>, bool)> {
             let fix = "write all with \"https://\" or none, or make two upstreams of them";
             return Err(item.error("some servers of this upstream speak TLS and some do not", fix));
         }
-        let twin = servers.iter_mut().find(|other| other.address == server.address && other.backup == server.backup);
-        match twin {
+        match servers.iter_mut().find(|other| other.address == server.address) {
+            Some(twin) if twin.backup != server.backup => {
+                return Err(item.error("is a backup for itself", "name it once, or a backup that is another server"));
+            }
             // A server that stands here twice gets twice the share.
             Some(twin) => twin.weight = (twin.weight + server.weight).min(WEIGHT_MAX),
             None => servers.push(server),
@@ -150,7 +174,13 @@ fn health(section: &Section<'_>) -> Result<Health> {
         path: health.read("path", None, |value| value.parse(probe_path))?,
         interval,
         timeout: wait("timeout", 1)?,
-        statuses: health.read("statuses", StatusSet(vec![200..=399]), statuses)?,
+        statuses: health.read("statuses", StatusSet(vec![200..=399]), |value| {
+            let found = statuses(value)?;
+            match found.0.is_empty() {
+                true => Err(value.error("has no status, so no server would ever be well", "write [\"200-399\"]")),
+                false => Ok(found),
+            }
+        })?,
         unhealthy_after: times("unhealthy_after", 3)?,
         healthy_after: times("healthy_after", 2)?,
         failures: health.read("failures", StatusSet(vec![502..=504]), statuses)?,
