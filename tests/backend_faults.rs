@@ -4,7 +4,7 @@
 use crate::support::client::{Client, Response};
 use crate::support::dns::{Dns, addresses};
 use crate::support::gateway::{Gateway, PROGRAM, config};
-use crate::support::{signal, until};
+use crate::support::{signal, suspend, until};
 use crate::upstreams::moody::{Mood, Moody};
 use rustix::process::Signal;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -63,8 +63,8 @@ impl Process {
         }
     }
 
-    fn signal(&self, which: Signal) {
-        signal(self.child.as_ref().unwrap().id(), which);
+    fn process(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
     }
 }
 
@@ -192,10 +192,10 @@ fn a_backend_that_is_stopped_and_goes_on() {
     let answers = under_load(scene.gateway.address, || {
         scene.until_served_by(&name);
         let start = Instant::now();
-        third.signal(Signal::STOP);
+        suspend(third.process());
         scene.until_left_alone(&name);
         told("stopped", "left alone", start);
-        third.signal(Signal::CONT);
+        signal(third.process(), Signal::CONT);
         let start = Instant::now();
         scene.until_served_by(&name);
         told("stopped", "back", start);

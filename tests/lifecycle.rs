@@ -3,7 +3,7 @@
 use crate::support::client::{self, Client, Response};
 use crate::support::gateway::{Gateway, config, io};
 use crate::support::origin::{Origin, read_head};
-use crate::support::{PATIENCE, signal, until};
+use crate::support::{PATIENCE, signal, suspend, until};
 use rustix::process::Signal;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -94,7 +94,7 @@ fn requests_that_arrived_before_the_stop_are_served() {
         let mut kept = Client::connect(gateway.address);
         assert_eq!(kept.get("/", "").status, 200);
         // While it is suspended, connections and requests pile up in the kernel.
-        signal(gateway.process(), Signal::STOP);
+        suspend(gateway.process());
         let mut clients: Vec<Client> = (0..300).map(|_| Client::connect(gateway.address)).collect();
         clients.push(kept);
         for client in &mut clients {
@@ -385,7 +385,7 @@ fn a_pause_of_the_gateway_does_not_count_against_those_it_serves() {
     let mut client = waiting.client(&gateway);
     // Its next look at deadlines is a while off, so that the answer comes before it.
     std::thread::sleep(Duration::from_millis(200));
-    signal(gateway.process(), Signal::STOP);
+    suspend(gateway.process());
     waiting.go.store(true, Ordering::SeqCst);
     std::thread::sleep(Duration::from_millis(2500));
     signal(gateway.process(), Signal::CONT);

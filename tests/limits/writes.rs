@@ -1,7 +1,7 @@
 use crate::support::client::Client;
 use crate::support::gateway::Gateway;
-use crate::support::signal;
 use crate::support::store::{Store, limit};
+use crate::support::{signal, suspend};
 use rustix::process::Signal;
 
 /// Clients that ask at the same time.
@@ -32,7 +32,7 @@ fn requests_of_one_moment_share_writes() {
     }
     let before = written(&gateway);
     // What is sent to a stopped gateway is there all at once when it goes on.
-    signal(gateway.process(), Signal::STOP);
+    suspend(gateway.process());
     for client in &mut clients {
         client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
     }

@@ -81,6 +81,19 @@ pub fn signal(process: u32, signal: rustix::process::Signal) {
     rustix::process::kill_process(process, signal).unwrap();
 }
 
+/// Stops a process that the test started, and waits until none of its threads runs any more: the signal itself only asks.
+pub fn suspend(process: u32) {
+    signal(process, rustix::process::Signal::STOP);
+    until("the process has stopped", || {
+        let threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+        threads.map_while(Result::ok).all(|thread| {
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            // Behind the name, which may hold anything.
+            stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+        })
+    });
+}
+
 /// A seed for random tests: `RATEGUARD_TEST_SEED`, or a new one; printed, so that a failure can be repeated.
 pub fn seed() -> u64 {
     let seed = match std::env::var("RATEGUARD_TEST_SEED") {

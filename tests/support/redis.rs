@@ -104,21 +104,17 @@ impl Redis {
 
     /// Stops the server without closing anything: it hangs.
     pub fn suspend(&self) {
-        self.signal(Signal::STOP);
+        super::suspend(self.process());
     }
 
     /// Lets a suspended server go on.
     pub fn resume(&self) {
-        self.signal(Signal::CONT);
+        signal(self.process(), Signal::CONT);
     }
 
     /// Its process id.
     pub fn process(&self) -> u32 {
         self.child.as_ref().expect("the server runs").id()
-    }
-
-    fn signal(&self, which: Signal) {
-        signal(self.process(), which);
     }
 }
 
