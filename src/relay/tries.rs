@@ -97,8 +97,10 @@ impl<'g> Tries<'g> {
                 Choice::Full => {}
             }
         }
+        // Whoever has waited for as long as a response may take has no time left for one.
+        let left = self.patience.response.saturating_sub(self.now().since(self.started));
         // Boxed, or every connection would hold the room for it.
-        let waited = Box::pin(upstream.wait_for_room(attempts, *user, || self.now())).await;
+        let waited = Box::pin(upstream.wait_for_room(attempts, *user, left, || self.now())).await;
         waited.map_err(|reason| match reason {
             NoRoom::Nobody => self.nobody(),
             NoRoom::Busy => {

@@ -381,11 +381,12 @@ impl Upstream {
         self.group.queue.join(self.worker, each.saturating_mul(self.slots.borrow().len()))
     }
 
-    /// Waits in line for a server that has room.
+    /// Waits in line for a server that has room, for `longest` at most where that is less than the upstream's own bound.
     pub async fn wait_for_room(
         &self,
         attempts: &Attempts,
         user: u64,
+        longest: Duration,
         now: impl Fn() -> Micros,
     ) -> Result<Chosen, NoRoom> {
         let mut turn = self.line_up().ok_or(NoRoom::Busy)?;
@@ -402,7 +403,7 @@ impl Upstream {
                 may_choose = true;
             }
         };
-        let found = monoio::time::timeout(self.settings().connections.pending, waiting).await;
+        let found = monoio::time::timeout(self.settings().connections.pending.min(longest), waiting).await;
         let chosen = found.unwrap_or(Err(NoRoom::Busy))?;
         turn.leave_served();
         self.call_next(Some(&chosen), now());

@@ -1,7 +1,7 @@
 //! How many connections there may be, who waits for one, and that none is lost.
 
 use super::moody::{Mood, Moody};
-use super::{GET, OK, ask, errors, gateway, is_upstream_problem, refusing};
+use super::{GET, OK, POST, ask, errors, gateway, is_upstream_problem, refusing};
 use crate::support::client::Client;
 use crate::support::gateway::{Gateway, config};
 use crate::support::{seed, until};
@@ -162,6 +162,22 @@ fn who_has_waited_long_enough_gets_503_and_keeps_its_connection() {
     assert_eq!(first[0].response().status, 200);
     assert_eq!(second.get("/", "").status, 200);
     assert_eq!(server.most_open(), 1);
+}
+
+#[test]
+fn nobody_waits_in_line_for_longer_than_a_response_may_take() {
+    let server = Moody::in_mood(Mood::Holds);
+    let limits = "connections = { max = 1, pending = \"1min\" }";
+    let hasty = "[[routes]]\npath = \"/hasty\"\nupstream = \"app\"\ntimeouts = { response = \"100ms\" }";
+    let text = config("", &[server.address], hasty);
+    let gateway = Gateway::start(&text.replacen("[[routes]]", &format!("{limits}\n[[routes]]"), 1));
+    let mut first = sends(&gateway, GET);
+    until("it is asked", || server.under_way() == 1);
+    let mut hasty = sends(&gateway, &POST.replace("POST /", "POST /hasty"));
+    assert_eq!(hasty.response().status, 503);
+    server.be(Mood::Well);
+    assert_eq!(first.response().status, 200);
+    assert_eq!(server.requests(), 1, "what nobody waits for is not sent");
 }
 
 #[test]
