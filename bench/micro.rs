@@ -6,10 +6,15 @@ mod pieces;
 use divan::Bencher;
 use pieces::{ANSWER, BROWSER, Buckets, CURL, Choice, NASTY_TARGET, PLAIN_TARGET};
 
+/// Rounds of a sample, and samples: what divan chooses by itself, after one round, is too little for cold pieces.
+const ROUNDS: u32 = 200;
+const SAMPLES: u32 = 500;
+
 fn main() {
     divan::main();
 }
 
+#[divan::bench_group(sample_size = ROUNDS, sample_count = SAMPLES)]
 mod head {
     use super::*;
 
@@ -29,6 +34,7 @@ mod head {
     }
 }
 
+#[divan::bench_group(sample_size = ROUNDS, sample_count = SAMPLES)]
 mod endpoint {
     use super::*;
 
@@ -44,19 +50,22 @@ mod endpoint {
 }
 
 /// By the number of routes.
-#[divan::bench(args = [10, 1_000])]
+#[divan::bench(args = [10, 1_000], sample_size = ROUNDS, sample_count = SAMPLES)]
 fn route(bencher: Bencher, routes: usize) {
     bencher.bench_local(pieces::longest(routes));
 }
 
 /// By the number of limits that match, of 1 000.
-#[divan::bench(args = [1, 10])]
+#[divan::bench(args = [1, 10], sample_size = ROUNDS, sample_count = SAMPLES)]
 fn limits(bencher: Bencher, matching: usize) {
     bencher.bench_local(pieces::apply(matching, 1_000));
 }
 
+#[divan::bench_group(sample_size = ROUNDS, sample_count = SAMPLES)]
 mod decision {
     use super::*;
+    use rateguard::limit::policy::Sheet;
+    use std::cell::RefCell;
 
     /// By the number of buckets, any of which may be asked for: at a million most are in no cache.
     #[divan::bench(args = [1_000, 1_000_000])]
@@ -74,20 +83,39 @@ mod decision {
     }
 
     /// All threads ask for one bucket.
-    #[divan::bench(threads = [1, 2])]
+    #[divan::bench(threads = [1, 2], sample_size = TOGETHER, sample_count = 100)]
     fn one_key(bencher: Bencher) {
-        let buckets = Buckets::new(1, 1);
-        bencher.with_inputs(|| buckets.sheet(0)).bench_refs(|sheet| buckets.charge(sheet, 1));
+        side_by_side(bencher, 1);
     }
 
     /// Each asks for any of a thousand.
-    #[divan::bench(threads = [1, 2])]
+    #[divan::bench(threads = [1, 2], sample_size = TOGETHER, sample_count = 100)]
     fn thousand_keys(bencher: Bencher) {
-        let buckets = Buckets::new(1, 1_000);
-        bencher.with_inputs(|| buckets.sheet(fastrand::usize(..1_000))).bench_refs(|sheet| buckets.charge(sheet, 1));
+        side_by_side(bencher, 1_000);
+    }
+
+    /// Rounds of a sample on several threads: long enough that they run at the same time for the most part.
+    const TOGETHER: u32 = 20_000;
+
+    thread_local! {
+        static SHEETS: RefCell<Vec<Sheet>> = RefCell::default();
+    }
+
+    /// A decision on one of each thread's own sheets, for so many users.
+    fn side_by_side(bencher: Bencher, users: usize) {
+        let buckets = Buckets::new(1, users);
+        bencher.bench(|| {
+            SHEETS.with_borrow_mut(|sheets| {
+                if sheets.len() != users {
+                    *sheets = (0..users).map(|user| buckets.sheet(user)).collect();
+                }
+                buckets.charge(&mut sheets[fastrand::usize(..users)], 1);
+            });
+        });
     }
 }
 
+#[divan::bench_group(sample_size = ROUNDS, sample_count = SAMPLES)]
 mod forward {
     use super::*;
 
@@ -107,6 +135,7 @@ mod forward {
     }
 }
 
+#[divan::bench_group(sample_size = ROUNDS, sample_count = SAMPLES)]
 mod reply {
     use super::*;
 
@@ -123,6 +152,7 @@ mod reply {
 }
 
 /// By the number of buckets in a command.
+#[divan::bench_group(sample_size = ROUNDS, sample_count = SAMPLES)]
 mod redis {
     use super::*;
 
@@ -138,6 +168,7 @@ mod redis {
 }
 
 /// By the number of servers.
+#[divan::bench_group(sample_size = ROUNDS, sample_count = SAMPLES)]
 mod balance {
     use super::*;
 
