@@ -33,7 +33,7 @@ pub const NASTY_TARGET: &[u8] = b"//api/%76%31/./orders;v=1/..%2Forders/%34711//
 pub const CURL: &[u8] =
     b"GET /api/v1/orders HTTP/1.1\r\nHost: api.example.com\r\nUser-Agent: curl/8.14.1\r\nAccept: */*\r\n\r\n";
 
-/// What a browser sends from a page of the same site: 20 fields, about 1 KiB.
+/// What a browser sends from a page of the same site: 20 fields, 909 bytes.
 pub const BROWSER: &[u8] = b"GET /api/v1/orders/4711/items?page=2&sort=created HTTP/1.1\r\n\
     Host: api.example.com\r\n\
     Connection: keep-alive\r\n\
