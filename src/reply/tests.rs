@@ -159,3 +159,13 @@ fn a_head_request_gets_the_length_and_no_body() {
     let text = String::from_utf8(out).unwrap();
     assert!(text.ends_with("\r\n\r\n") && text.contains("Content-Length: 1"));
 }
+
+#[test]
+fn what_json_cannot_hold_is_escaped_and_all_else_stands() {
+    for text in ["", "plain", "\"", "a\"b\\c", "\u{0}\n\u{1f}\u{7f}", "häßlich \u{85}", "\\\\\"\"end"] {
+        let mut out = String::from("before");
+        push_json(&mut out, text);
+        let json = out.strip_prefix("before").unwrap();
+        assert_eq!(serde_json::from_str::<String>(json).unwrap(), text, "{json}");
+    }
+}
