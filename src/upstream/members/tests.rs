@@ -1,3 +1,5 @@
+//! Who belongs to an upstream as its names change, and what is still known of those that come back.
+
 use super::*;
 use crate::upstream::health::tests::settings as health;
 use crate::upstream::proxy_protocol::ProxyProtocol;
