@@ -57,14 +57,14 @@ impl Dialer {
                     monoio::time::sleep(RESOLVE_POLL).await
                 }
                 None => {
-                    self.resolver.ask(&target);
+                    target.ask();
                     return Err(io::Error::other(format!("{host} does not resolve")));
                 }
             }
         };
         let connected = bounded(TcpStream::connect_addr(address)).await;
         if connected.is_err() {
-            self.resolver.ask(&target);
+            target.ask();
         }
         let stream = connected?;
         stream.set_nodelay(true)?;

@@ -94,11 +94,6 @@ impl Target {
         &self.host
     }
 
-    /// The port as configured.
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
     /// One of the addresses, another at each turn; `None` where the name has never resolved.
     pub fn address(&self, turn: usize) -> Option<SocketAddr> {
         let known = self.known.lock();
@@ -171,11 +166,6 @@ impl Resolver {
         target
     }
 
-    /// Asks for a name to be resolved again at once: an address of it is dead, or has changed its role.
-    pub fn ask(&self, target: &Target) {
-        target.ask();
-    }
-
     /// The names to ask for now, `room` at most, and when the next one is due. What is given counts as asked.
     fn due(&self, now: Micros, room: usize) -> (Vec<Arc<Target>>, Option<Micros>) {
         let (mut due, mut next) = (Vec::new(), None);
@@ -232,7 +222,7 @@ mod tests {
 
         let name = resolver.target("localhost", 80);
         assert!(Arc::ptr_eq(&name, &resolver.target("localhost", 80)), "one name is one target");
-        assert_eq!((name.address(0), name.is_pending(), name.port()), (None, true, 80));
+        assert_eq!((name.address(0), name.is_pending(), name.port), (None, true, 80));
         let (due, next) = resolver.due(Micros(0), 9);
         assert!(Arc::ptr_eq(&due[0], &name) && due.len() == 1 && next.is_none());
         assert!(resolver.due(Micros(u64::MAX), 9).0.is_empty(), "it is being asked for");
