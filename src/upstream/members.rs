@@ -67,6 +67,17 @@ pub enum State {
     Sick,
 }
 
+/// What a probe has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// Probes find it sick.
+    Down,
+    /// Probes find it well again.
+    Up,
+    /// Requests had found it gone, and it is there.
+    Back,
+}
+
 impl Member {
     fn new(id: u64, server: usize, settings: &super::Server, place: Place, back_since: Micros) -> Member {
         let name = match (&settings.address, &place) {
@@ -116,8 +127,8 @@ impl Member {
 
     /// Its weight now, in thousandths of what is configured.
     pub fn weight(&self, now: Micros, slow_start: Duration) -> u32 {
-        let back_since = self.back_since.load(Ordering::Relaxed);
-        let share = if back_since == 0 { 1000 } else { share(now.since(Micros(back_since)), slow_start) };
+        let back_since = self.back_since();
+        let share = if back_since == Micros(0) { 1000 } else { share(now.since(back_since), slow_start) };
         self.weight * share
     }
 
@@ -137,8 +148,8 @@ impl Member {
         if until != 0 && !was_trial {
             return None;
         }
-        let back_since = Micros(self.back_since.load(Ordering::Relaxed));
-        let is_new = until == 0 && (back_since.0 == 0 || is_forgiven(first, now.since(back_since)));
+        let back_since = self.back_since();
+        let is_new = until == 0 && (back_since == Micros(0) || is_forgiven(first, now.since(back_since)));
         let times = if is_new { 0 } else { self.ejections.load(Ordering::Relaxed) };
         let time = ejection(first, times);
         let out = now.after(time).0.max(1);
@@ -157,21 +168,22 @@ impl Member {
         is_news
     }
 
-    /// A probe was answered. Gives whether it is down, where that has changed: one that was down and is not gets its requests
-    /// at once, and one that was ejected since it took no connections too.
-    pub fn probed(&self, is_good: bool, health: &Health, now: Micros) -> Option<bool> {
-        let mut probes = self.probes.lock();
-        let change = probes.record(is_good, health);
-        match change {
-            Some(true) => self.is_down.store(true, Ordering::Relaxed),
+    /// A probe was answered. Gives what has changed: one that is up again gets its requests at once, and so does one that
+    /// requests found to take no connections, with the first good answer.
+    pub fn probed(&self, is_good: bool, health: &Health, now: Micros) -> Option<News> {
+        match self.probes.lock().record(is_good, health) {
+            Some(true) => {
+                self.is_down.store(true, Ordering::Relaxed);
+                Some(News::Down)
+            }
             Some(false) => {
                 self.back_since.store(now.0.max(1), Ordering::Relaxed);
                 self.ejected_until.store(0, Ordering::Relaxed);
                 self.is_down.store(false, Ordering::Relaxed);
+                Some(News::Up)
             }
-            None => {}
+            None => (is_good && self.is_ejected_as_absent() && self.recover(now)).then_some(News::Back),
         }
-        change
     }
 
     /// Whether requests found it sick, and none has found it well since.
@@ -180,7 +192,7 @@ impl Member {
     }
 
     /// Whether requests were the first to find that it takes no connections: then an answered probe is news of it.
-    pub fn is_ejected_as_absent(&self) -> bool {
+    fn is_ejected_as_absent(&self) -> bool {
         self.is_ejected() && self.is_absent.load(Ordering::Relaxed)
     }
 

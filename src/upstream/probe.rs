@@ -5,7 +5,7 @@
 
 use super::Health;
 use super::dial::{ConnectFault, Dialer};
-use super::members::{Group, Member};
+use super::members::{Group, Member, News};
 use crate::conn::{Conn, Deadlines, End};
 use crate::http::head::ResponseHead;
 use crate::http::{Method, RESPONSE_BOUNDS};
@@ -122,17 +122,16 @@ impl Asker {
 
     fn note(&self, member: &Member, answer: Result<(), Bad>, health: &Health) {
         let (upstream, server) = (self.group.settings.name.as_str(), member.name.as_str());
-        let (present, is_good) = (now(), answer.is_ok());
-        let change = member.probed(is_good, health, present);
-        let is_back = change.is_none() && is_good && member.is_ejected_as_absent() && member.recover(present);
-        if change.is_none() && !is_back {
-            return;
-        }
+        let present = now();
+        let Some(news) = member.probed(answer.is_ok(), health, present) else { return };
         let Take::Write { suppressed } = self.lines.borrow_mut().take(present) else { return };
-        match (change, answer) {
-            (Some(true), Err(bad)) => tracing::warn!(upstream, server, reason = %bad, suppressed, "server is down"),
-            (Some(_), _) => tracing::info!(upstream, server, suppressed, "server is up"),
-            (None, _) => tracing::info!(upstream, server, suppressed, "server is back"),
+        match news {
+            News::Down => {
+                let reason = answer.err().map(|bad| bad.to_string()).unwrap_or_default();
+                tracing::warn!(upstream, server, reason, suppressed, "server is down");
+            }
+            News::Up => tracing::info!(upstream, server, suppressed, "server is up"),
+            News::Back => tracing::info!(upstream, server, suppressed, "server is back"),
         }
     }
 
