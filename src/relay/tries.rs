@@ -37,7 +37,8 @@ impl<'g> Tries<'g> {
     /// No attempt yet.
     pub fn new(gateway: &'g Gateway, way: &Way, caller: &Caller, line: Option<Line>, may_repeat: bool) -> Tries<'g> {
         let upstream = &gateway.upstreams[way.upstream];
-        upstream.earn_retries();
+        let started = gateway.clock.now();
+        upstream.earn_retries(started);
         Tries {
             gateway,
             upstream,
@@ -45,7 +46,7 @@ impl<'g> Tries<'g> {
             patience: way.patience,
             attempts: Attempts::new(upstream.settings().retries.max, may_repeat),
             user: upstream.hash_of(&caller.user),
-            started: gateway.clock.now(),
+            started,
             line,
             chosen: None,
             is_held: Cell::new(false),
@@ -138,7 +139,7 @@ impl<'g> Tries<'g> {
         let now = self.now();
         let may_follow = self.patience.attempt.is_some()
             && self.attempts.may_follow()
-            && self.upstream.may_retry(now)
+            && self.upstream.may_retry()
             && self.upstream.has_another(&self.attempts, now);
         patience(self.patience, now.since(self.started), may_follow)
     }
@@ -236,12 +237,12 @@ impl<'g> Tries<'g> {
         if !self.upstream.has_another(&self.attempts, now) {
             return false;
         }
-        if !self.upstream.may_retry(now) {
+        if !self.upstream.may_retry() {
             self.gateway.metrics.upstream_retry_denied(self.number);
             return false;
         }
         let Choice::Server(chosen) = self.upstream.choose(&self.attempts, self.user, now) else { return false };
-        self.upstream.spend_retry(now);
+        self.upstream.spend_retry();
         self.chosen = Some(chosen);
         self.gateway.metrics.upstream_retry(self.number);
         true

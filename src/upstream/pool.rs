@@ -43,7 +43,7 @@ pub struct Upstream {
     /// Of the group, when `slots` was made.
     version: Cell<u64>,
     slots: RefCell<Vec<Rc<Slot>>>,
-    budget: Cell<Budget>,
+    budget: RefCell<Budget>,
     lines: RefCell<Lines>,
     panic_lines: RefCell<Lines>,
 }
@@ -190,7 +190,7 @@ impl Upstream {
             worker,
             version: Cell::new(0),
             slots: RefCell::default(),
-            budget: Cell::new(Budget::new(now)),
+            budget: RefCell::new(Budget::new(now)),
             lines: RefCell::new(Lines::within(LINES_MAX, LINES_WINDOW)),
             panic_lines: RefCell::new(Lines::within(PANIC_LINES_MAX, LINES_WINDOW)),
         };
@@ -430,28 +430,21 @@ impl Upstream {
         self.settings().connections.max.is_some() && self.group.queue.is_used()
     }
 
-    /// Adds a request's share to the budget of retries.
-    pub fn earn_retries(&self) {
-        let mut budget = self.budget.get();
+    /// Adds a request's share to the budget of retries, and what time gives.
+    pub fn earn_retries(&self, now: Micros) {
+        let mut budget = self.budget.borrow_mut();
+        budget.refill(now);
         budget.earn(self.settings().retries.budget_percent);
-        self.budget.set(budget);
     }
 
     /// Whether the budget has a retry left.
-    pub fn may_retry(&self, now: Micros) -> bool {
-        let mut budget = self.budget.get();
-        budget.refill(now);
-        self.budget.set(budget);
-        budget.has_one()
+    pub fn may_retry(&self) -> bool {
+        self.budget.borrow().has_one()
     }
 
     /// Takes a retry from the budget, where it has one.
-    pub fn spend_retry(&self, now: Micros) -> bool {
-        let mut budget = self.budget.get();
-        budget.refill(now);
-        let spent = budget.spend();
-        self.budget.set(budget);
-        spent
+    pub fn spend_retry(&self) -> bool {
+        self.budget.borrow_mut().spend()
     }
 
     /// A request was answered well.

@@ -115,7 +115,7 @@ const EACH_SECOND: u64 = 3;
 
 /// The retries of one worker to one upstream: a share of its requests, so that they cannot multiply an outage. Of `n`
 /// requests in `t` seconds at most `n * percent / 100 + 3 * t + 100` are repeated.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Budget {
     /// In hundredths of a retry.
     saved: u64,
