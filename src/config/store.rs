@@ -9,7 +9,6 @@ use crate::limit::{OnFailure, StoreKind, StoreSettings};
 use crate::redis::{Address, Credentials, Place, Settings, Version};
 use crate::tls;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
 use std::time::Duration;
 
 const DEADLINE: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(10);
@@ -23,9 +22,6 @@ const PREFIX_MAX: usize = 64;
 
 /// Replicas that a limit may be divided among.
 const REPLICAS_MAX: u64 = 10_000;
-
-/// Bytes of a Unix socket's path: `sockaddr_un` holds 108 with the final zero.
-const SOCKET_PATH_MAX: usize = 107;
 
 pub(super) fn store(root: &Section<'_>) -> Result<StoreSettings, ConfigError> {
     let section = root.section("store", &STORE)?;
@@ -51,13 +47,7 @@ pub(super) fn on_failure(value: &Value<'_>) -> Result<OnFailure, ConfigError> {
 /// `[store.tls]`, which only a store that is spoken to by TLS may have.
 fn secure(store: &Section<'_>, kind: &mut StoreKind) -> Result<(), ConfigError> {
     let section = store.section("tls", &STORE_TLS)?;
-    let file = |key| section.read(key, None, |value| value.text().map(|path| Some(PathBuf::from(path))));
-    let name = section.read("name", None, |value| value.text().map(Some))?;
-    let tls = tls::Settings { ca: file("ca")?, certificate: file("certificate")?, key: file("key")?, name };
-    if tls.certificate.is_some() != tls.key.is_some() {
-        let flaw = Flaw::new("a certificate and its key belong together", "set both certificate and key, or neither");
-        return Err(section.error_at(&["certificate", "key"], flaw));
-    }
+    let tls = super::upstreams::tls_keys(&section)?;
     let own = match kind {
         StoreKind::Redis(settings) => settings.tls.as_mut(),
         StoreKind::Memory => None,
@@ -202,12 +192,8 @@ fn unix(rest: &str) -> Result<Found, Flaw> {
         Some(Some(number)) => read_database(number)?,
         Some(None) => return Err(Flaw::new("has an unknown option", "only \"?db=N\" may stand after the path")),
     };
-    let path = decode(path)?;
-    if !path.starts_with('/') || path.contains('\0') || path.len() > SOCKET_PATH_MAX {
-        let fix = format!("write \"redis+unix:///path.sock\", with a path of at most {SOCKET_PATH_MAX} bytes");
-        return Err(Flaw::new("has no path of a socket", fix));
-    }
-    Ok((Place::Server(Address::Unix(PathBuf::from(path))), credentials(userinfo)?, database))
+    let path = text::socket_path(&decode(path)?, "redis+unix:///path.sock")?;
+    Ok((Place::Server(Address::Unix(path)), credentials(userinfo)?, database))
 }
 
 fn split_userinfo(rest: &str) -> (Option<&str>, &str) {

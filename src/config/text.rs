@@ -6,6 +6,7 @@
 use super::error::Flaw;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How variables are looked up.
@@ -90,6 +91,18 @@ pub(super) fn duration(text: &str) -> Result<Duration, Flaw> {
 /// Writes a duration of whole milliseconds in its largest whole unit.
 pub(super) fn write_duration(duration: Duration) -> String {
     in_largest_unit(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), &DURATION_UNITS_MS)
+}
+
+/// Bytes of a Unix socket's path: `sockaddr_un` holds 108 with the final zero.
+const SOCKET_PATH_MAX: usize = 107;
+
+/// Reads the path of a Unix socket; `form` is how the whole is written.
+pub(super) fn socket_path(path: &str, form: &str) -> Result<PathBuf, Flaw> {
+    if path.starts_with('/') && !path.contains('\0') && path.len() <= SOCKET_PATH_MAX {
+        return Ok(PathBuf::from(path));
+    }
+    let fix = format!("write \"{form}\", with a path of at most {SOCKET_PATH_MAX} bytes");
+    Err(Flaw::new("has no path of a socket", fix))
 }
 
 /// Reads `"20%"`, at most a hundred.

@@ -28,8 +28,6 @@ const THRESHOLD_MAX: u32 = 1000;
 const CONNECTIONS_MAX: u32 = 1_000_000;
 const IDLE_MAX: usize = 65_536;
 const PATH_MAX: usize = 1024;
-/// What fits the kernel's address of a unix socket, with its end.
-const SOCKET_PATH_MAX: usize = 107;
 
 type Result<T> = std::result::Result<T, ConfigError>;
 
@@ -135,11 +133,7 @@ fn address(text: &str) -> std::result::Result<(Address, bool), Flaw> {
         return Err(Flaw::new(format!("{text:?} is a URL"), format!("write {rest:?}, without \"http://\"")));
     }
     if let Some(path) = text.strip_prefix("unix:") {
-        if !path.starts_with('/') || path.contains('\0') || path.len() > SOCKET_PATH_MAX {
-            let fix = format!("write \"unix:/path.sock\", with a path of at most {SOCKET_PATH_MAX} bytes");
-            return Err(Flaw::new(format!("{text:?} has no path of a socket"), fix));
-        }
-        return Ok((Address::Unix(PathBuf::from(path)), false));
+        return Ok((Address::Unix(text::socket_path(path, "unix:/path.sock")?), false));
     }
     let (rest, default) = match text.strip_prefix("https://") {
         Some(rest) => (rest.strip_suffix('/').unwrap_or(rest), Some(443)),
@@ -227,22 +221,27 @@ fn connections(section: &Section<'_>) -> Result<Connections> {
 
 fn tls(section: &Section<'_>, is_spoken: bool) -> Result<Option<tls::Settings>> {
     let keys = section.section("tls", &UPSTREAM_TLS)?;
-    let file = |key| keys.read(key, None, |value| value.text().map(|path| Some(PathBuf::from(path))));
-    let own = tls::Settings {
-        ca: file("ca")?,
-        certificate: file("certificate")?,
-        key: file("key")?,
-        name: keys.read("name", None, |value| value.text().map(Some))?,
-    };
-    if own.certificate.is_some() != own.key.is_some() {
-        let flaw = Flaw::new("certificate and key belong together", "set both or neither");
-        return Err(keys.error_at(&["certificate", "key"], flaw));
-    }
+    let own = tls_keys(&keys)?;
     if !is_spoken && own != tls::Settings::default() {
         let flaw = Flaw::new("the servers are not spoken to by TLS", "write them as \"https://host:port\"");
         return Err(keys.error_at(&["ca", "certificate", "name"], flaw));
     }
     Ok(is_spoken.then_some(own))
+}
+
+/// What a section of TLS says, the store's too.
+pub(super) fn tls_keys(section: &Section<'_>) -> Result<tls::Settings> {
+    let file = |key| section.read(key, None, |value| value.text().map(|path| Some(PathBuf::from(path))));
+    let name = section.read("name", None, |value| value.text().map(Some))?;
+    let own = tls::Settings { ca: file("ca")?, certificate: file("certificate")?, key: file("key")?, name };
+    match own.certificate.is_some() == own.key.is_some() {
+        true => Ok(own),
+        false => {
+            let flaw =
+                Flaw::new("a certificate and its key belong together", "set both certificate and key, or neither");
+            Err(section.error_at(&["certificate", "key"], flaw))
+        }
+    }
 }
 
 fn off_or_duration(value: &Value<'_>) -> Result<Option<Duration>> {
