@@ -106,7 +106,7 @@ pub async fn exchange(
             Ok(lease) => lease,
             Err(failure) => return Outcome::Failed { failure, is_whole: upload.body.is_done() },
         };
-        lease.conn.reader.lend(gateway.buffer());
+        lease.conn.reader.lend(|| gateway.buffer());
         let watching = client.watch(&lease.conn);
         let sent = lease.conn.writer.send(&mut scratch.out, way.patience.response).await;
         if sent.result.is_err() {
@@ -508,13 +508,17 @@ impl<'g> Flight<'g> {
 
     /// Keeps the connection where nothing is due on it, and the buffer in any case.
     fn finish(&self, mut lease: Lease, reusable: bool) {
-        let buffer = lease.conn.reader.reclaim();
-        if let Some(buffer) = buffer {
-            self.gateway.return_buffer(buffer);
-            if reusable {
+        let Some(buffer) = lease.conn.reader.reclaim() else { return };
+        let rest = match reusable {
+            true => {
                 lease.conn.reader.no_deadline();
-                self.gateway.upstreams[self.way.upstream].keep(lease, self.gateway.deadlines.coarse_now());
+                let upstream = &self.gateway.upstreams[self.way.upstream];
+                upstream.keep(lease, buffer, self.gateway.deadlines.coarse_now())
             }
+            false => Some(buffer),
+        };
+        if let Some(buffer) = rest {
+            self.gateway.return_buffer(buffer);
         }
     }
 }

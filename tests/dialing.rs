@@ -5,14 +5,14 @@ use crate::support::authority::{Authority, Secured, secured};
 use crate::support::gateway::io;
 use crate::support::origin::Origin;
 use crate::support::{Folder, PATIENCE};
-use rateguard::conn::{Conn, Deadlines, End, INPUT_START};
+use rateguard::conn::{AHEAD_MAX, Conn, Deadlines, End, INPUT_START};
 use rateguard::time::now;
 use rateguard::tls::{Secure, Settings};
 use rateguard::upstream::Place;
 use rateguard::upstream::dial::{ConnectFault, Dialer};
 use rateguard::upstream::proxy_protocol::{Line, ProxyProtocol};
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::rc::Rc;
@@ -80,9 +80,9 @@ async fn receive(conn: &mut Conn, count: usize) -> Vec<u8> {
     received
 }
 
-async fn until_not_quiet(conn: &Conn) {
+async fn until_not_quiet(conn: &mut Conn, is_quiet: impl Fn(&mut Conn) -> bool) {
     let start = now();
-    while conn.is_quiet() {
+    while is_quiet(conn) {
         assert!(now().since(start) < PATIENCE, "the connection stays quiet");
         monoio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -127,7 +127,7 @@ fn a_connection_is_not_quiet_while_its_session_holds_plaintext() {
         receive(&mut conn, INPUT_START + SURPLUS - read).await;
         assert!(conn.is_quiet());
         send(&mut conn, b"2").await;
-        until_not_quiet(&conn).await;
+        until_not_quiet(&mut conn, Conn::is_quiet).await;
         assert_eq!(conn.reader.fill(INPUT_START).await, Err(End::Closed));
         assert!(!conn.is_quiet());
     });
@@ -310,6 +310,64 @@ fn echo_at(path: &Path) {
         for mut stream in listener.incoming().map_while(Result::ok) {
             thread::spawn(move || std::io::copy(&mut stream.try_clone().unwrap(), &mut stream));
         }
+    });
+}
+
+/// A connection of the dialer, and its other end.
+async fn pair() -> (Conn, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let place = Place::Tcp(listener.local_addr().unwrap());
+    let dialer = Dialer::new(None, ProxyProtocol::Off, None);
+    let conn = dialer.dial(&place, "h", None, LONG, &deadlines()).await.unwrap();
+    (conn, listener.accept().unwrap().0)
+}
+
+#[test]
+fn a_read_that_began_ahead_is_that_of_the_next_message() {
+    run(async {
+        let (mut conn, mut peer) = pair().await;
+        for _ in 0..3 {
+            assert!(conn.reader.read_ahead(Vec::with_capacity(INPUT_START)).is_none());
+            assert!(conn.seems_quiet() && conn.is_quiet());
+            conn.reader.lend(|| unreachable!("there is a buffer"));
+            send(&mut conn, b"question").await;
+            peer.read_exact(&mut [0; 8]).unwrap();
+            peer.write_all(b"answer").unwrap();
+            assert_eq!(receive(&mut conn, 6).await, b"answer");
+            assert!(conn.reader.reclaim().is_some());
+        }
+        let large = conn.reader.read_ahead(Vec::with_capacity(AHEAD_MAX + 1)).unwrap();
+        assert_eq!(large.capacity(), AHEAD_MAX + 1);
+        assert!(monoio::time::timeout(SHORT, conn.reader.fill(INPUT_START)).await.is_err());
+        peer.write_all(b"late").unwrap();
+        assert_eq!(receive(&mut conn, 4).await, b"late", "who gave up waiting has lost nothing");
+    });
+}
+
+#[test]
+fn a_read_that_began_ahead_tells_of_an_end_and_of_what_nobody_asked_for() {
+    run(async {
+        let (mut conn, mut peer) = pair().await;
+        assert!(conn.reader.read_ahead(Vec::with_capacity(INPUT_START)).is_none());
+        peer.write_all(b"unasked").unwrap();
+        until_not_quiet(&mut conn, Conn::seems_quiet).await;
+        assert_eq!(receive(&mut conn, 7).await, b"unasked");
+        let buffer = conn.reader.reclaim().unwrap();
+        assert!(conn.reader.read_ahead(buffer).is_none());
+        drop(peer);
+        until_not_quiet(&mut conn, Conn::seems_quiet).await;
+        assert!(!conn.is_quiet());
+        assert_eq!(conn.reader.fill(INPUT_START).await, Err(End::Closed));
+    });
+}
+
+#[test]
+fn a_connection_ends_with_its_owner_though_a_read_is_under_way() {
+    run(async {
+        let (mut conn, mut peer) = pair().await;
+        assert!(conn.reader.read_ahead(Vec::with_capacity(INPUT_START)).is_none());
+        drop(conn);
+        assert_eq!(peer.read(&mut [0]).unwrap(), 0);
     });
 }
 

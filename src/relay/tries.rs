@@ -117,12 +117,17 @@ impl<'g> Tries<'g> {
     }
 
     /// A kept connection where one may serve, else a new one. One on which bytes have arrived meanwhile is dropped: they
-    /// would be taken for the answer to this request, and its own answer for the next client's.
+    /// would be taken for the answer to this request, and its own answer for the next client's. What could not be repeated
+    /// is worth a question to the kernel whether the connection has just died.
     async fn connect(&self, chosen: &Chosen) -> Result<Lease, ConnectFault> {
         let Tries { gateway, upstream, .. } = self;
         if self.attempts.may_reuse() {
-            while let Some(lease) = upstream.reuse(chosen, gateway.deadlines.coarse_now()) {
-                if lease.conn.is_quiet() {
+            while let Some(mut lease) = upstream.reuse(chosen, gateway.deadlines.coarse_now()) {
+                let is_quiet = match self.attempts.may_repeat() {
+                    true => lease.conn.seems_quiet(),
+                    false => lease.conn.is_quiet(),
+                };
+                if is_quiet {
                     return Ok(lease);
                 }
             }

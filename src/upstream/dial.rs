@@ -105,7 +105,7 @@ impl Dialer {
             stream.write_all(header).await.0.map_err(|error| fault(&error))?;
         }
         let conn = match &self.tls {
-            None => Conn::new(stream, deadlines),
+            None => Conn::reading_ahead(stream, deadlines),
             // Boxed: who connects without TLS pays nothing for its size.
             Some(tls) => match Box::pin(tls.open(host, stream)).await {
                 Ok(stream) => {

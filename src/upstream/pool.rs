@@ -353,26 +353,29 @@ impl Upstream {
         Ok(Lease::new(link, false, busy))
     }
 
-    /// Keeps a connection on which nothing is due.
-    pub fn keep(&self, lease: Lease, now: Micros) {
+    /// Keeps a connection on which nothing is due, and reads ahead into this buffer; gives that back where it has no use.
+    pub fn keep(&self, lease: Lease, buffer: Vec<u8>, now: Micros) -> Option<Vec<u8>> {
         let Lease { conn, permit, opened, busy, .. } = lease;
         // Where it is not kept, it is closed before others are told that there is room.
-        let link = Link { conn, permit, opened };
+        let mut link = Link { conn, permit, opened };
         let slot = &busy.0;
         let queue = &self.group.queue;
         // Who has been told of one client must not take another for it.
         let is_for_one = self.tells_client();
         if is_for_one || slot.is_gone.get() || self.is_too_old(opened, now) {
-            return;
+            return Some(buffer);
         }
         // Where another worker's request is next, its worker needs the room for a connection of its own.
         if queue.waiting() > 0 && !queue.wake_own(self.worker) && queue.waiting() > 0 {
-            return;
+            return Some(buffer);
         }
         let mut idle = slot.idle.borrow_mut();
-        if idle.len() < self.settings().connections.max_idle {
-            idle.push(Idle { link, since: now });
+        if idle.len() >= self.settings().connections.max_idle {
+            return Some(buffer);
         }
+        let rest = link.conn.reader.read_ahead(buffer);
+        idle.push(Idle { link, since: now });
+        rest
     }
 
     /// A place in the line of those that wait for a connection; `None` where too many wait.
