@@ -15,12 +15,16 @@ const MANY: usize = 1_000;
 /// A name, and what makes the piece where it is measured.
 type Piece = (&'static str, fn() -> Box<dyn FnMut()>);
 
-const PIECES: [Piece; 16] = [
+const PIECES: [Piece; 21] = [
     ("request_head_curl", || Box::new(pieces::parse_request(CURL))),
     ("request_head_browser", || Box::new(pieces::parse_request(BROWSER))),
     ("response_head", || Box::new(pieces::parse_response(ANSWER))),
     ("endpoint_plain", || Box::new(pieces::endpoint(PLAIN_TARGET))),
     ("endpoint_nasty", || Box::new(pieces::endpoint(NASTY_TARGET))),
+    ("caller_unknown_key", || Box::new(pieces::caller_by_key(0))),
+    ("caller_known_key", || Box::new(pieces::caller_by_key(MANY))),
+    ("caller_address", || Box::new(pieces::caller_by_address())),
+    ("request_id", || Box::new(pieces::request_id())),
     ("route_of_10", || Box::new(pieces::longest(10))),
     ("route_of_1000", || Box::new(pieces::longest(MANY))),
     ("limits_1_of_1000", || Box::new(pieces::apply(1, MANY))),
@@ -32,6 +36,7 @@ const PIECES: [Piece; 16] = [
     ("forward_response", || Box::new(pieces::forward_response(ANSWER))),
     ("rate_limit_fields", || Box::new(pieces::rate_limit_fields(1))),
     ("too_many", || Box::new(pieces::too_many())),
+    ("failure", || Box::new(pieces::failure())),
 ];
 
 /// The clock stands still: foldhash mixes it into the seed of its hashes, and another seed is another way through tables.

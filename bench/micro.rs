@@ -49,6 +49,27 @@ mod endpoint {
     }
 }
 
+#[divan::bench_group(sample_size = ROUNDS, sample_count = SAMPLES)]
+mod caller {
+    use super::*;
+
+    /// By the number of consumers; with none, the key is nobody's.
+    #[divan::bench(args = [0, 1_000])]
+    fn by_key(bencher: Bencher, consumers: usize) {
+        bencher.bench_local(pieces::caller_by_key(consumers));
+    }
+
+    #[divan::bench]
+    fn by_address(bencher: Bencher) {
+        bencher.bench_local(pieces::caller_by_address());
+    }
+}
+
+#[divan::bench(sample_size = ROUNDS, sample_count = SAMPLES)]
+fn request_id(bencher: Bencher) {
+    bencher.bench_local(pieces::request_id());
+}
+
 /// By the number of routes.
 #[divan::bench(args = [10, 1_000], sample_size = ROUNDS, sample_count = SAMPLES)]
 fn route(bencher: Bencher, routes: usize) {
@@ -148,6 +169,11 @@ mod reply {
     #[divan::bench]
     fn too_many(bencher: Bencher) {
         bencher.bench_local(pieces::too_many());
+    }
+
+    #[divan::bench]
+    fn failure(bencher: Bencher) {
+        bencher.bench_local(pieces::failure());
     }
 }
 

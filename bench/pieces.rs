@@ -6,22 +6,28 @@ use rateguard::http::changes::NONE;
 use rateguard::http::forward::{self, Delivery, Hop};
 use rateguard::http::head::{RequestHead, ResponseHead};
 use rateguard::http::{Bounds, Method, RESPONSE_BOUNDS, Version};
-use rateguard::identity::{self, Caller};
+use rateguard::identity::{self, Caller, Consumer, Identity, Settings};
 use rateguard::limit::memory::Store;
 use rateguard::limit::policy::{By, Limit, Mode, Policy, Quota, Share, Sheet, Subject};
 use rateguard::redis::resp;
-use rateguard::reply::{self, Addressee, Denial};
+use rateguard::reply::{self, Addressee, Denial, Failure};
 use rateguard::route::{Asked, Match, PathTree};
 use rateguard::time::Micros;
 use rateguard::upstream::balance::{self, Candidate};
+use sha2::{Digest, Sha256};
 use std::cell::Cell;
 use std::hint::black_box;
+use std::net::IpAddr;
 
 /// As the gateway has them by default.
 const BOUNDS: Bounds = Bounds { head_max: 16 * 1024, fields_max: 100, body_max: None };
 
 const DATE: &str = "Thu, 26 Nov 2026 12:00:00 GMT";
 const REQUEST_ID: &str = "0192f3c4-5b6a-7d8e-9f01-23456789abcd";
+
+/// To whom our own answers go.
+const TO: Addressee<'static> =
+    Addressee { version: Version::Http11, asked: Method::Get, keep_alive: true, request_id: REQUEST_ID, date: DATE };
 
 /// A path like most.
 pub const PLAIN_TARGET: &[u8] = b"/api/v1/orders/4711/items?page=2&sort=created";
@@ -56,6 +62,9 @@ pub const BROWSER: &[u8] = b"GET /api/v1/orders/4711/items?page=2&sort=created H
     X-API-Key: 2c26b46b68ffc68ff99b453c1d304134\r\n\
     Priority: u=1, i\r\n\r\n";
 
+/// The one in [`BROWSER`].
+const API_KEY: &str = "2c26b46b68ffc68ff99b453c1d304134";
+
 /// What a backend answers.
 pub const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\n\
     Server: nginx\r\n\
@@ -85,6 +94,39 @@ pub fn parse_response(text: &'static [u8]) -> impl FnMut() {
 pub fn endpoint(target: &'static [u8]) -> impl FnMut() {
     let mut out = Vec::new();
     move || identity::endpoint(black_box(target), black_box(&mut out))
+}
+
+/// Who sent a request is found out, its API key's hash among those of so many consumers.
+pub fn caller_by_key(consumers: usize) -> impl FnMut() {
+    let known = |number: usize| Consumer {
+        name: format!("consumer-{number}"),
+        key_sha256: Sha256::digest(if number == 0 { API_KEY.to_owned() } else { number.to_string() }).into(),
+        plan: None,
+    };
+    let identity = Identity::new(Settings { consumers: (0..consumers).map(known).collect(), ..Settings::default() });
+    let (head, mut caller, peer) = (parsed(BROWSER), Caller::default(), IpAddr::from([203, 0, 113, 7]));
+    move || black_box(&identity).of(black_box(&head), BROWSER, peer, black_box(&mut caller)).unwrap()
+}
+
+/// Who sent a request is found out, for two addresses in turn.
+pub fn caller_by_address() -> impl FnMut() {
+    let identity = Identity::new(Settings::default());
+    let (head, mut caller) = (parsed(CURL), Caller::default());
+    let mut peers = [IpAddr::from([203, 0, 113, 7]), IpAddr::from([198, 51, 100, 44])];
+    move || {
+        peers.reverse();
+        black_box(&identity).of(black_box(&head), CURL, peers[0], black_box(&mut caller)).unwrap();
+    }
+}
+
+/// A request gets an id.
+pub fn request_id() -> impl FnMut() {
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut out = Vec::new();
+    move || {
+        out.clear();
+        forward::push_request_id(black_box(&mut out), random.u128(..));
+    }
 }
 
 /// The route of a request is found, of so many, each asked for in turn.
@@ -219,16 +261,18 @@ pub fn too_many() -> impl FnMut() {
     move || {
         fields.clear();
         out.clear();
-        let to = Addressee {
-            version: Version::Http11,
-            asked: Method::Get,
-            keep_alive: true,
-            request_id: REQUEST_ID,
-            date: DATE,
-        };
         let denial = Denial::of(black_box(&policy), black_box(&sheet)).unwrap();
         reply::rate_limit_fields(&mut fields, &policy, &sheet);
-        reply::too_many(black_box(&mut out), &denial, &fields, black_box(&to));
+        reply::too_many(black_box(&mut out), &denial, &fields, black_box(&TO));
+    }
+}
+
+/// A request that no route matches is answered.
+pub fn failure() -> impl FnMut() {
+    let mut out = Vec::new();
+    move || {
+        out.clear();
+        reply::failure(black_box(&mut out), black_box(&Failure::NoRoute), &[], black_box(&TO));
     }
 }
 

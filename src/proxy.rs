@@ -6,7 +6,7 @@
 use crate::config::Goal;
 use crate::conn::{Conn, End, INPUT_START};
 use crate::gateway::{Gateway, Scratch};
-use crate::http::forward::client_request_id;
+use crate::http::forward::{client_request_id, push_request_id};
 use crate::http::head::RequestHead;
 use crate::http::{Framing, Method, Refusal, Version};
 use crate::identity;
@@ -195,11 +195,7 @@ impl Request<'_> {
         let id = &mut self.scratch.request_id;
         match client_request_id(&self.scratch.head, self.client.reader.data()) {
             Some(given) => id.extend_from_slice(given),
-            None => {
-                const DIGITS: &[u8; 16] = b"0123456789abcdef";
-                let random = fastrand::u128(..);
-                id.extend((0..32).map(|place| DIGITS[(random >> (4 * place)) as usize & 15]));
-            }
+            None => push_request_id(id, fastrand::u128(..)),
         }
     }
 

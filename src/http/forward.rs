@@ -40,6 +40,12 @@ pub fn client_request_id<'b>(head: &RequestHead, buffer: &'b [u8]) -> Option<&'b
     fits.then_some(id)
 }
 
+/// Appends the id that a request gets here: 32 hexadecimal digits.
+pub fn push_request_id(out: &mut Vec<u8>, random: u128) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    out.extend((0..32).map(|place| DIGITS[(random >> (4 * place)) as usize & 15]));
+}
+
 /// Appends the request head for the backend to `out`.
 pub fn request(out: &mut Vec<u8>, buffer: &[u8], head: &RequestHead, hop: &Hop<'_>) {
     out.extend_from_slice(head.method.of(buffer));
