@@ -435,9 +435,9 @@ impl Request<'_> {
         }
         let Take::Write { suppressed } = self.gateway.may_log_denial(self.started) else { return };
         tracing::info!(
-            limit = denial.limit,
-            rate = %denial.rate,
-            burst = denial.burst,
+            limit = denial.rule.name,
+            rate = %denial.tier.quota.rate,
+            burst = denial.tier.quota.burst,
             retry_after_ms = denial.retry_after_ms(),
             by,
             user = text(&self.scratch.caller.user),

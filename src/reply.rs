@@ -7,9 +7,9 @@ use crate::http::forward::{connection, status_line_start};
 use crate::http::{BadResponse, Method, Refusal, Version};
 use crate::identity::NoCaller;
 use crate::limit::StoreFault;
-use crate::limit::policy::{Mode, Policy, Sheet};
+use crate::limit::policy::{Applied, Mode, Policy, Rule, Sheet, Tier};
 use crate::route::redirect::Redirect;
-use std::fmt::Write;
+use std::io::Write;
 use std::mem::take;
 
 /// Why a request got no answer from a backend.
@@ -78,7 +78,6 @@ pub struct Answer {
 
 const BLANK: &str = "about:blank";
 const REDUCED_CAPACITY: &str = "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity";
-const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
 
 impl Failure {
     /// The one place where failures become statuses.
@@ -163,27 +162,30 @@ pub struct Addressee<'a> {
 /// `fields` are whole lines to add, such as the rate limit's.
 pub fn failure(out: &mut Vec<u8>, failure: &Failure, fields: &[u8], to: &Addressee<'_>) {
     let answer = failure.answer();
-    let mut body = String::with_capacity(256);
-    body.push_str("{\"type\":\"");
-    body.push_str(answer.kind);
-    body.push_str("\",\"title\":");
-    push_json(&mut body, answer.title);
-    let _ = write!(body, ",\"status\":{},\"detail\":", answer.status);
-    push_json(&mut body, answer.detail);
-    body.push_str(",\"blame\":");
-    push_json(&mut body, answer.blame);
-    push_request_id(&mut body, to.request_id);
-    body.push_str("}\n");
-    let retry = answer.retry_after_s.map(|seconds| format!("Retry-After: {seconds}\r\n"));
-    let required = match answer.status {
-        401 => "WWW-Authenticate: ApiKey\r\n",
-        405 => "Allow:\r\n",
-        _ => "",
-    };
-    // Made of our own names and numbers, so it is text.
-    let fields = std::str::from_utf8(fields).unwrap_or_default();
-    let extra = [retry.as_deref().unwrap_or(""), required, fields];
-    push_answer(out, answer.status, answer.title, &extra, &body, to);
+    let mut digits = itoa::Buffer::new();
+    let start = begin(out, answer.status, answer.title, to);
+    if let Some(seconds) = answer.retry_after_s {
+        push_retry_after(out, seconds);
+    }
+    out.extend_from_slice(match answer.status {
+        401 => b"WWW-Authenticate: ApiKey\r\n".as_slice(),
+        405 => b"Allow:\r\n",
+        _ => b"",
+    });
+    out.extend_from_slice(fields);
+    start.body(out, to, |out| {
+        out.extend_from_slice(b"{\"type\":\"");
+        out.extend_from_slice(answer.kind.as_bytes());
+        out.extend_from_slice(b"\",\"title\":\"");
+        out.extend_from_slice(answer.title.as_bytes());
+        out.extend_from_slice(b"\",\"status\":");
+        out.extend_from_slice(digits.format(answer.status).as_bytes());
+        out.extend_from_slice(b",\"detail\":");
+        push_json(out, answer.detail);
+        out.extend_from_slice(b",\"blame\":\"");
+        out.extend_from_slice(answer.blame.as_bytes());
+        out.push(b'"');
+    });
 }
 
 /// Appends the answer that leads elsewhere (RFC 9110 section 15.4). `fields` are whole lines to add.
@@ -225,51 +227,35 @@ pub fn options(out: &mut Vec<u8>, fields: &[u8], to: &Addressee<'_>) {
 }
 
 /// A denial, worked out from the sheet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Denial<'p> {
+    policy: &'p Policy,
+    sheet: &'p Sheet,
     /// The violated limit that lasts longest.
-    pub limit: &'p str,
-    /// Its rate as written.
-    pub rate: String,
-    /// Its rate in words.
-    pub rate_words: String,
-    /// Its burst.
-    pub burst: u64,
-    /// All violated limits, in configured order.
-    pub violated: Vec<&'p str>,
+    pub rule: &'p Rule,
+    /// Its quota.
+    pub tier: &'p Tier,
     /// When a repeat of the request can pass, where nobody else takes the tokens.
     pub retry_after_us: u64,
 }
 
 impl<'p> Denial<'p> {
     /// Which enforced limits are short; `None` where none is.
-    pub fn of(policy: &'p Policy, sheet: &Sheet) -> Option<Denial<'p>> {
-        let mut denial: Option<Denial<'p>> = None;
-        for (applied, level) in sheet.outcomes() {
-            let rule = policy.rule(applied);
-            if !level.short || rule.mode == Mode::Shadow {
-                continue;
-            }
-            let tier = policy.tier(applied);
+    pub fn of(policy: &'p Policy, sheet: &'p Sheet) -> Option<Denial<'p>> {
+        let mut longest: Option<(&Applied, u64)> = None;
+        for (applied, level) in sheet.violated(policy) {
             let wait = policy.shape(applied, sheet.share).retry_after_us(level);
-            let mut violated = denial.as_ref().map(|d| d.violated.clone()).unwrap_or_default();
-            violated.push(&rule.name);
-            match &mut denial {
-                Some(longest) if longest.retry_after_us >= wait => longest.violated = violated,
-                _ => {
-                    let noun = if rule.cost == 1 { "request" } else { "token" };
-                    denial = Some(Denial {
-                        limit: &rule.name,
-                        rate: tier.quota.rate.to_string(),
-                        rate_words: tier.quota.rate.words(noun),
-                        burst: tier.quota.burst,
-                        violated,
-                        retry_after_us: wait,
-                    });
-                }
+            if longest.is_none_or(|(_, most)| wait > most) {
+                longest = Some((applied, wait));
             }
         }
-        denial
+        let (applied, retry_after_us) = longest?;
+        Some(Denial { policy, sheet, rule: policy.rule(applied), tier: policy.tier(applied), retry_after_us })
+    }
+
+    /// All violated limits, in configured order.
+    pub fn violated(&self) -> impl Iterator<Item = &'p Rule> {
+        self.sheet.violated(self.policy).map(|(applied, _)| self.policy.rule(applied))
     }
 
     /// Milliseconds to wait, rounded up.
@@ -281,77 +267,92 @@ impl<'p> Denial<'p> {
     pub fn retry_after_s(&self) -> u64 {
         self.retry_after_us.div_ceil(1_000_000).max(1)
     }
-
-    /// `Limit 'x' allows 5 requests per second with bursts of 10. Try again in 0.2 s.`
-    pub fn sentence(&self) -> String {
-        format!(
-            "Limit '{}' allows {} with bursts of {}. Try again in {} s.",
-            self.limit,
-            self.rate_words,
-            self.burst,
-            tenths(self.retry_after_us)
-        )
-    }
 }
 
-/// Seconds with one digit, rounded up, so that the time told is never too early.
-fn tenths(micros: u64) -> String {
+/// Appends seconds with one digit, rounded up, so that the time told is never too early.
+fn push_tenths(out: &mut Vec<u8>, micros: u64) {
     let tenths = micros.div_ceil(100_000).max(1);
-    match tenths % 10 {
-        0 => (tenths / 10).to_string(),
-        digit => format!("{}.{digit}", tenths / 10),
+    out.extend_from_slice(itoa::Buffer::new().format(tenths / 10).as_bytes());
+    if let digit @ 1.. = (tenths % 10) as u8 {
+        out.extend_from_slice(&[b'.', b'0' + digit]);
     }
 }
 
-/// Appends the 429.
+/// Appends the 429. Its detail: `Limit 'x' allows 5 requests per second with bursts of 10. Try again in 0.2 s.`
 pub fn too_many(out: &mut Vec<u8>, denial: &Denial<'_>, fields: &[u8], to: &Addressee<'_>) {
-    let mut body = String::with_capacity(512);
-    let _ = write!(body, "{{\"type\":\"{QUOTA_EXCEEDED}\",\"title\":\"Too Many Requests\",\"status\":429,\"detail\":");
-    push_json(&mut body, &denial.sentence());
-    body.push_str(",\"violated-policies\":[");
-    for (i, name) in denial.violated.iter().enumerate() {
-        if i > 0 {
-            body.push(',');
+    let start = begin(out, 429, "Too Many Requests", to);
+    push_retry_after(out, denial.retry_after_s());
+    out.extend_from_slice(fields);
+    start.body(out, to, |out| {
+        out.extend_from_slice(b"{\"type\":\"https://iana.org/assignments/http-problem-types#quota-exceeded\",");
+        out.extend_from_slice(b"\"title\":\"Too Many Requests\",\"status\":429,\"detail\":\"");
+        out.extend_from_slice(&denial.tier.json_sentence);
+        out.extend_from_slice(b" Try again in ");
+        push_tenths(out, denial.retry_after_us);
+        out.extend_from_slice(b" s.\",\"violated-policies\":[");
+        for (i, rule) in denial.violated().enumerate() {
+            if i > 0 {
+                out.push(b',');
+            }
+            out.extend_from_slice(&rule.json_name);
         }
-        push_json(&mut body, name);
-    }
-    body.push_str("],\"limit\":");
-    push_json(&mut body, denial.limit);
-    body.push_str(",\"rate\":");
-    push_json(&mut body, &denial.rate);
-    let _ =
-        write!(body, ",\"burst\":{},\"retry_after_ms\":{},\"blame\":\"client\"", denial.burst, denial.retry_after_ms());
-    push_request_id(&mut body, to.request_id);
-    body.push_str("}\n");
-    let retry = format!("Retry-After: {}\r\n", denial.retry_after_s());
-    // Made of our own names and numbers, so it is text.
-    let fields = std::str::from_utf8(fields).unwrap_or_default();
-    push_answer(out, 429, "Too Many Requests", &[&retry, fields], &body, to);
+        out.extend_from_slice(b"],");
+        out.extend_from_slice(&denial.tier.json_members);
+        out.extend_from_slice(b",\"retry_after_ms\":");
+        out.extend_from_slice(itoa::Buffer::new().format(denial.retry_after_ms()).as_bytes());
+        out.extend_from_slice(b",\"blame\":\"client\"");
+    });
 }
 
-fn push_request_id(body: &mut String, id: &str) {
-    if !id.is_empty() {
-        body.push_str(",\"request_id\":");
-        push_json(body, id);
-    }
+fn push_retry_after(out: &mut Vec<u8>, seconds: u64) {
+    out.extend_from_slice(b"Retry-After: ");
+    out.extend_from_slice(itoa::Buffer::new().format(seconds).as_bytes());
+    out.extend_from_slice(b"\r\n");
 }
 
-fn push_answer(out: &mut Vec<u8>, status: u16, title: &str, extra: &[&str], body: &str, to: &Addressee<'_>) {
-    let mut digits = itoa::Buffer::new();
+/// Appends the head of an answer with a problem document, up to the fields that not all of them have.
+fn begin(out: &mut Vec<u8>, status: u16, title: &str, to: &Addressee<'_>) -> Begun {
     out.extend_from_slice(status_line_start(to.version));
-    for part in [digits.format(status), " ", title, "\r\nDate: ", to.date] {
-        out.extend_from_slice(part.as_bytes());
-    }
+    out.extend_from_slice(itoa::Buffer::new().format(status).as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(title.as_bytes());
+    out.extend_from_slice(b"\r\nDate: ");
+    out.extend_from_slice(to.date.as_bytes());
     out.extend_from_slice(b"\r\nContent-Type: application/problem+json\r\nCache-Control: no-store\r\nContent-Length: ");
-    out.extend_from_slice(digits.format(body.len()).as_bytes());
+    let length_at = out.len();
     out.extend_from_slice(b"\r\n");
-    for lines in extra {
-        out.extend_from_slice(lines.as_bytes());
-    }
-    connection(out, to.version, to.keep_alive);
-    out.extend_from_slice(b"\r\n");
-    if to.asked != Method::Head {
-        out.extend_from_slice(body.as_bytes());
+    Begun { length_at }
+}
+
+/// An answer whose body is still to come.
+struct Begun {
+    /// Where the digits of the length belong.
+    length_at: usize,
+}
+
+impl Begun {
+    /// Ends the head and appends the document: what `members` writes, brace and all, and the request's id.
+    fn body(self, out: &mut Vec<u8>, to: &Addressee<'_>, members: impl FnOnce(&mut Vec<u8>)) {
+        connection(out, to.version, to.keep_alive);
+        out.extend_from_slice(b"\r\n");
+        let start = out.len();
+        members(out);
+        if !to.request_id.is_empty() {
+            out.extend_from_slice(b",\"request_id\":");
+            push_json(out, to.request_id);
+        }
+        out.extend_from_slice(b"}\n");
+        let length = out.len() - start;
+        if to.asked == Method::Head {
+            out.truncate(start);
+        }
+        // The length is known last and stands first: what is behind it makes room.
+        let mut digits = itoa::Buffer::new();
+        let digits = digits.format(length).as_bytes();
+        let (from, end) = (self.length_at, out.len());
+        out.extend_from_slice(digits);
+        out.copy_within(from..end, from + digits.len());
+        out[from..from + digits.len()].copy_from_slice(digits);
     }
 }
 
@@ -416,24 +417,23 @@ struct Member<'a> {
     remaining: u64,
 }
 
-/// Appends a JSON string (RFC 8259 section 7): what needs no escape in runs, since hardly anything does.
-fn push_json(out: &mut String, text: &str) {
-    out.push('"');
-    let mut rest = text;
-    while let Some(at) = rest.bytes().position(|byte| matches!(byte, b'"' | b'\\') || byte.is_ascii_control()) {
-        let (plain, escaped) = rest.split_at(at);
-        out.push_str(plain);
-        match escaped.as_bytes()[0] {
-            b'"' => out.push_str("\\\""),
-            b'\\' => out.push_str("\\\\"),
-            control => {
-                let _ = write!(out, "\\u{control:04x}");
+/// Appends a JSON string (RFC 8259 section 7). Hardly anything needs an escape, so that is asked of many bytes at once.
+fn push_json(out: &mut Vec<u8>, text: &str) {
+    let needs_escape = |byte: u8| (byte == b'"') | (byte == b'\\') | byte.is_ascii_control();
+    out.push(b'"');
+    if text.bytes().fold(false, |any, byte| any | needs_escape(byte)) {
+        for byte in text.bytes() {
+            match byte {
+                b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+                // Writing into a Vec cannot fail.
+                control if needs_escape(control) => drop(write!(out, "\\u{control:04x}")),
+                plain => out.push(plain),
             }
         }
-        rest = &escaped[1..];
+    } else {
+        out.extend_from_slice(text.as_bytes());
     }
-    out.push_str(rest);
-    out.push('"');
+    out.push(b'"');
 }
 
 #[cfg(test)]

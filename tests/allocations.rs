@@ -71,41 +71,60 @@ fn backend() -> SocketAddr {
     address
 }
 
+/// What is asked for, and how the answer must begin.
+struct Case {
+    request: &'static [u8],
+    status: &'static [u8],
+    limits: &'static str,
+}
+
+const ALLOWED: Case = Case {
+    request: b"GET /api/data?x=1 HTTP/1.1\r\nHost: test\r\nX-API-Key: k\r\nAccept: */*\r\n\r\n",
+    status: b"HTTP/1.1 200 OK\r\n",
+    limits: "[[limits]]\nname = \"a\"\nby = [\"user\", \"endpoint\"]\nrate = \"1000000/s\"\n\
+        [[limits]]\nname = \"b\"\nby = [\"ip\"]\nrate = \"1000000/s\"\n",
+};
+
+const DENIED: Case = Case {
+    status: b"HTTP/1.1 429 Too Many Requests\r\n",
+    limits: "[[limits]]\nname = \"a\"\nby = [\"user\", \"endpoint\"]\nrate = \"1/d\"\n\
+        [[limits]]\nname = \"b\"\nby = [\"ip\"]\nrate = \"1/h\"\n",
+    ..ALLOWED
+};
+
 /// Sends requests one after the other; every answer must carry a decision.
-fn ask(stream: &mut TcpStream, request: &[u8], requests: usize) {
+fn ask(stream: &mut TcpStream, case: &Case, requests: usize) {
     for _ in 0..requests {
-        assert!(is_limited(stream, request));
+        assert!(is_limited(stream, case));
     }
 }
 
-/// Whether the answer to this request is a 200 that a limit had its say in.
-fn is_limited(stream: &mut TcpStream, request: &[u8]) -> bool {
+/// Whether the answer is the one that is due, and a limit had its say in it.
+fn is_limited(stream: &mut TcpStream, case: &Case) -> bool {
     let mut buffer = [0; 4096];
-    stream.write_all(request).unwrap();
+    stream.write_all(case.request).unwrap();
     let bytes = stream.read(&mut buffer).unwrap();
     let answer = &buffer[..bytes];
-    answer.starts_with(b"HTTP/1.1 200 OK\r\n") && answer.windows(11).any(|part| part == b"\r\nRateLimit")
+    answer.starts_with(case.status) && answer.windows(11).any(|part| part == b"\r\nRateLimit")
 }
 
 /// Allocations of [`REQUESTS`] requests after a warm-up, with these lines of a configuration.
-fn allocations(lines: &str) -> usize {
+fn allocations(case: &Case, lines: &str) -> usize {
     let text = format!(
         "server.listen = \"127.0.0.1:0\"\nserver.workers = 1\nserver.io = \"{}\"\nadmin.listen = \"off\"\n\
-         upstreams.app.servers = [\"{}\"]\n{lines}\
-         [[limits]]\nname = \"a\"\nby = [\"user\", \"endpoint\"]\nrate = \"1000000/s\"\n\
-         [[limits]]\nname = \"b\"\nby = [\"ip\"]\nrate = \"1000000/s\"\n",
+         upstreams.app.servers = [\"{}\"]\n{lines}{}",
         support::gateway::io(),
-        backend()
+        backend(),
+        case.limits
     );
     let config = Config::parse("test", &text, &|_| None).unwrap();
     let running = control::start(config).unwrap();
     let mut stream = TcpStream::connect(running.listening[0]).unwrap();
     stream.set_nodelay(true).unwrap();
-    let request = b"GET /api/data?x=1 HTTP/1.1\r\nHost: test\r\nX-API-Key: k\r\nAccept: */*\r\n\r\n";
-    support::until("decisions are made", || is_limited(&mut stream, request));
-    ask(&mut stream, request, WARM_UP);
+    support::until("decisions are made", || is_limited(&mut stream, case));
+    ask(&mut stream, case, WARM_UP);
     let before = ALLOCATIONS.load(Ordering::Relaxed);
-    ask(&mut stream, request, REQUESTS);
+    ask(&mut stream, case, REQUESTS);
     ALLOCATIONS.load(Ordering::Relaxed) - before
 }
 
@@ -116,11 +135,13 @@ const ROUTES: &str = "[[routes]]\nupstream = \"app\"\nheaders = { Accept = \"*/*
     [[routes]]\nupstream = \"app\"\nexact = true\n";
 
 #[test]
-fn a_forwarded_and_limited_request_allocates_nothing() {
+fn a_limited_request_allocates_nothing_whether_it_is_forwarded_or_denied() {
     let redis = support::redis::Redis::start();
     for store in [String::new(), redis.store(), ROUTES.into()] {
-        let allocations = allocations(&store);
-        println!("{allocations} allocations in {REQUESTS} requests {store}");
-        assert!(allocations <= STRAY_MAX, "{allocations} allocations in {REQUESTS} requests {store}");
+        for (case, what) in [(ALLOWED, "forwarded"), (DENIED, "denied")] {
+            let allocations = allocations(&case, &store);
+            println!("{allocations} allocations in {REQUESTS} {what} requests {store}");
+            assert!(allocations <= STRAY_MAX, "{allocations} allocations in {REQUESTS} {what} requests {store}");
+        }
     }
 }

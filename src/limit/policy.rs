@@ -119,6 +119,8 @@ pub enum BadPolicy {
 pub struct Rule {
     /// The name.
     pub name: String,
+    /// The name as a JSON string.
+    pub json_name: Vec<u8>,
     /// Deny or only count.
     pub mode: Mode,
     /// Tokens that a request takes.
@@ -151,6 +153,10 @@ pub struct Tier {
     key_tail: Vec<u8>,
     /// `"name";q=10;w=2`, a member of RateLimit-Policy.
     pub policy_member: Vec<u8>,
+    /// `Limit 'name' allows 5 requests per second with bursts of 10.`, as it stands inside a JSON string.
+    pub json_sentence: Vec<u8>,
+    /// `"limit":"name","rate":"5/s","burst":10`, members of a JSON object.
+    pub json_members: Vec<u8>,
 }
 
 /// All limits.
@@ -351,6 +357,7 @@ impl Rule {
         }
         Ok(Rule {
             name: limit.name.clone(),
+            json_name: json(&limit.name).into_bytes(),
             mode: limit.mode,
             cost: limit.cost,
             on_failure: limit.on_failure.unwrap_or_default(),
@@ -440,6 +447,10 @@ impl Tier {
             push_part(&mut key_tail, plan.as_bytes());
         }
         let window_s = shape.time_to_fill().div_ceil(1_000_000);
+        let (name, Quota { rate, burst }) = (&limit.name, quota);
+        let words = rate.words(if limit.cost == 1 { "request" } else { "token" });
+        let sentence = json(&format!("Limit '{name}' allows {words} with bursts of {burst}."));
+        let members = format!("\"limit\":{},\"rate\":\"{rate}\",\"burst\":{burst}", json(name));
         Tier {
             quota,
             shape,
@@ -447,9 +458,16 @@ impl Tier {
             key_tail,
             arguments: script::arguments(&shape, shape.cost, limit.mode),
             probe_arguments: script::arguments(&shape, 0, limit.mode),
-            policy_member: format!("\"{}\";q={};w={window_s}", limit.name, quota.burst).into_bytes(),
+            policy_member: format!("\"{name}\";q={burst};w={window_s}").into_bytes(),
+            json_sentence: sentence.trim_matches('"').into(),
+            json_members: members.into_bytes(),
         }
     }
+}
+
+/// A JSON string, in its quotes.
+fn json(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
 }
 
 impl Sheet {
@@ -469,9 +487,15 @@ impl Sheet {
         self.applied.iter().zip(&self.levels).filter_map(|(applied, level)| Some((applied, level.as_ref()?)))
     }
 
+    /// The enforced limits that are short, in configured order.
+    pub fn violated(&self, policy: &Policy) -> impl Iterator<Item = (&Applied, &Level)> {
+        let is_enforced = |applied| policy.rule(applied).mode == Mode::Enforce;
+        self.outcomes().filter(move |(applied, level)| level.short && is_enforced(applied))
+    }
+
     /// Whether an enforced limit is short.
     pub fn denied(&self, policy: &Policy) -> bool {
-        self.outcomes().any(|(applied, level)| level.short && policy.rule(applied).mode == Mode::Enforce)
+        self.violated(policy).next().is_some()
     }
 }
 

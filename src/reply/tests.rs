@@ -76,7 +76,7 @@ fn the_tightest_comes_first_and_shadows_are_not_told() {
         fields(&policy, &sheet),
         "RateLimit-Policy: \"a\";q=10;w=2, \"b\";q=3;w=180\r\nRateLimit: \"b\";r=1;t=30, \"a\";r=7;t=1\r\n"
     );
-    assert_eq!(Denial::of(&policy, &sheet), None);
+    assert!(Denial::of(&policy, &sheet).is_none());
 }
 
 #[test]
@@ -111,13 +111,16 @@ fn of_several_violated_limits_the_longest_wait_counts() {
     let limits = [limit("a", "5/s", 10, Mode::Enforce), limit("b", "1/min", 3, Mode::Enforce)];
     let (policy, sheet) = sheet(&limits, &[(0.0, true), (0.5, true)]);
     let denial = Denial::of(&policy, &sheet).unwrap();
-    assert_eq!((denial.limit, denial.violated.as_slice(), denial.retry_after_s()), ("b", ["a", "b"].as_slice(), 30));
+    let violated: Vec<&str> = denial.violated().map(|rule| rule.name.as_str()).collect();
+    assert_eq!((denial.rule.name.as_str(), violated, denial.retry_after_s()), ("b", vec!["a", "b"], 30));
 }
 
 #[test]
 fn times_are_never_told_too_early() {
     for (micros, text) in [(1, "0.1"), (100_000, "0.1"), (100_001, "0.2"), (950_000, "1"), (1_000_001, "1.1")] {
-        assert_eq!(tenths(micros), text);
+        let mut out = Vec::new();
+        push_tenths(&mut out, micros);
+        assert_eq!(out, text.as_bytes());
     }
 }
 
@@ -163,9 +166,9 @@ fn a_head_request_gets_the_length_and_no_body() {
 #[test]
 fn what_json_cannot_hold_is_escaped_and_all_else_stands() {
     for text in ["", "plain", "\"", "a\"b\\c", "\u{0}\n\u{1f}\u{7f}", "häßlich \u{85}", "\\\\\"\"end"] {
-        let mut out = String::from("before");
+        let mut out = b"before".to_vec();
         push_json(&mut out, text);
-        let json = out.strip_prefix("before").unwrap();
+        let json = std::str::from_utf8(&out[6..]).unwrap();
         assert_eq!(serde_json::from_str::<String>(json).unwrap(), text, "{json}");
     }
 }
