@@ -385,8 +385,20 @@ pub fn endpoint(target: &[u8], out: &mut Vec<u8>) {
     out.clear();
     match path_of(target) {
         b"*" => out.push(b'*'),
+        path if is_endpoint(path) => out.extend_from_slice(path),
         path => write_endpoint(path, true, out),
     }
+}
+
+/// Whether a path is its own endpoint, as most are: nothing to decode or to drop, and no segment that is empty or begins
+/// with a dot. Asked of all bytes at once, each with the one before it.
+fn is_endpoint(path: &[u8]) -> bool {
+    let [b'/', rest @ ..] = path else { return false };
+    let is_special = |byte: u8| (byte == b'%') | (byte == b'\\') | (byte == b';');
+    let ends_segment = |byte: u8| (byte == b'/') | (byte == b'.');
+    let pairs = path.iter().zip(rest);
+    let differs = pairs.fold(false, |any, (&last, &byte)| any | is_special(byte) | (last == b'/') & ends_segment(byte));
+    !differs && rest.last() != Some(&b'/')
 }
 
 /// The endpoints that the target has to servers which read paths in another way, where there are any.

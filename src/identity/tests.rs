@@ -222,6 +222,16 @@ fn parts_are_encoded_and_bounded() {
 
 proptest! {
     #[test]
+    fn the_short_way_to_an_endpoint_leads_where_the_long_one_does(target in r"(/[a-c]{0,5}\.?){0,9}[%;\\/.]?[a-c/]{0,9}") {
+        let mut long = Vec::new();
+        write_endpoint(target.as_bytes(), true, &mut long);
+        prop_assert_eq!(path(&target).as_bytes(), long);
+        let has = |parts: &[&str]| parts.iter().any(|part| target.contains(part));
+        let is_plain = target.starts_with('/') && !has(&["//", "/.", "%", ";", "\\"]);
+        prop_assert_eq!(is_endpoint(target.as_bytes()), is_plain && (target == "/" || !target.ends_with('/')));
+    }
+
+    #[test]
     fn normalising_twice_changes_nothing(target in r"/[a-c./%0-9A-F?;\\]{0,40}") {
         let once = path(&target);
         prop_assert!(once.starts_with('/') && !once.contains("//") && (once == "/" || !once.ends_with('/')));
