@@ -66,7 +66,8 @@ impl FieldName {
         }
     }
 
-    fn underscored(name: &[u8]) -> FieldName {
+    /// As [`FieldName::of`], for a name with a `_`.
+    pub(super) fn underscored(name: &[u8]) -> FieldName {
         // Longer than all names but those that a prefix tells.
         let mut dashed = [0; 24];
         let start = &mut dashed[..name.len().min(24)];

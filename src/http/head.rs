@@ -4,7 +4,8 @@
 //! everything the gateway needs decided: target, host, framing, persistence. The head keeps no bytes of its own. Pure.
 
 use super::field::{Coding, Field, FieldFacts, FieldName, max_forwards};
-use super::{BadResponse, Bounds, FIELDS_MAX, Framing, Method, Refusal, Span, Version, path};
+use super::path::{self, Signs};
+use super::{BadResponse, Bounds, FIELDS_MAX, Framing, Method, Refusal, Span, Version};
 use httparse::Status;
 
 /// A request head.
@@ -122,17 +123,18 @@ impl RequestHead {
     /// Decides target and host (RFC 9112 sections 3.2 and 3.3).
     fn place(&mut self, buffer: &[u8], target: Span, fields: &FieldFacts) -> Result<(), Refusal> {
         let text = target.of(buffer);
-        if text.iter().any(|&b| !b.is_ascii_graphic() || b == b'#') {
+        let signs = Signs::of(text);
+        if signs.forbidden() {
             return Err(Refusal::Bad("the request target has a character that must be percent-encoded"));
         }
-        if memchr::memchr_iter(b'%', text).any(|at| text[at..].starts_with(b"%00")) {
+        if signs.escape() && memchr::memchr_iter(b'%', text).any(|at| text[at..].starts_with(b"%00")) {
             return Err(Refusal::Bad("the request target has a NUL"));
         }
         if self.version == Version::Http11 && fields.host.is_none() {
             return Err(Refusal::Bad("the Host field is missing"));
         }
         self.host = fields.host.unwrap_or_default();
-        if !is_authority(self.host.of(buffer)) && !self.host.is_empty() {
+        if !self.host.is_empty() && !is_authority(self.host.of(buffer)) {
             return Err(Refusal::Bad("malformed Host field"));
         }
         if self.method.of(buffer) == b"CONNECT" {
@@ -143,6 +145,9 @@ impl RequestHead {
             [b'/', ..] => {}
             b"*" if self.kind == Method::Options => {}
             _ => self.place_absolute(buffer, target)?,
+        }
+        if !signs.several_readings() {
+            return Ok(());
         }
         let target = self.target.of(buffer);
         path::check(&target[..memchr::memchr(b'?', target).unwrap_or(target.len())])
@@ -261,27 +266,39 @@ fn response_framing(fields: &FieldFacts, status: u16, asked: Method, version: Ve
 
 /// `host[:port]` without user information (RFC 3986 section 3.2), and without `%`: some decode it, some do not.
 pub(super) fn is_authority(text: &[u8]) -> bool {
-    let host = crate_host(text);
-    let port = &text[host.len()..];
+    let is_inside = |b: &u8| b.is_ascii_hexdigit() || matches!(b, b':' | b'.');
+    let (host_fits, port) = match text {
+        [b'[', rest @ ..] => {
+            let (address, rest) = rest.split_at(memchr::memchr(b']', rest).unwrap_or(rest.len()));
+            let port = rest.strip_prefix(b"]");
+            (!address.is_empty() && address.iter().all(is_inside) && port.is_some(), port.unwrap_or_default())
+        }
+        _ => {
+            let end = text.iter().position(|&b| !IN_NAME[usize::from(b)]);
+            let (name, port) = text.split_at(end.unwrap_or(text.len()));
+            (!name.is_empty(), port)
+        }
+    };
     let port_fits = match port {
         [] => true,
         [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
         _ => false,
     };
-    let inside = |b: &u8| b.is_ascii_hexdigit() || matches!(b, b':' | b'.');
-    let host_fits = match host {
-        [b'[', address @ .., b']'] => !address.is_empty() && address.iter().all(inside),
-        name => !name.is_empty() && name.iter().all(|&b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&b)),
-    };
     host_fits && port_fits
 }
 
-fn crate_host(text: &[u8]) -> &[u8] {
-    match text.first() {
-        Some(b'[') => &text[..text.iter().position(|&b| b == b']').map_or(text.len(), |at| at + 1)],
-        _ => &text[..text.iter().position(|&b| b == b':').unwrap_or(text.len())],
+/// The bytes of a host that is no address in brackets.
+const IN_NAME: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0u8;
+    while byte < 128 {
+        table[byte as usize] = byte.is_ascii_alphanumeric()
+            || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'')
+            || matches!(byte, b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=');
+        byte += 1;
     }
-}
+    table
+};
 
 /// Turns httparse's fields into ranges. Lines must follow each other without a gap and end with CRLF, up to the empty
 /// line that ends the head at `end`: httparse takes a lone LF too.
@@ -295,22 +312,26 @@ fn record(
     fields.clear();
     check_line_end(buffer, start_line_end)?;
     let mut at = start_line_end + 2;
-    // Asked of all bytes at once, so that only heads with a `_` pay for looking at each name.
-    let has_underscore = memchr::memchr(b'_', &buffer[at.min(end)..end]).is_some();
+    // Looked for in all bytes at once, since hardly any name has one.
+    let mut underscore = underscore_from(at, buffer, end);
     for header in headers {
         let name = Span::within(buffer, header.name.as_bytes());
         let value = Span::within(buffer, header.value);
         if name.start() != at || buffer[name.end()] != b':' {
             return Err(Refusal::Bad("malformed field line"));
         }
-        let after = &buffer[value.end()..];
-        let blanks = after.iter().take_while(|&&b| b == b' ' || b == b'\t').count();
-        let line_end = value.end() + blanks;
+        let mut line_end = value.end();
+        while let Some(b' ' | b'\t') = buffer.get(line_end) {
+            line_end += 1;
+        }
         check_line_end(buffer, line_end)?;
         at = line_end + 2;
+        if underscore < name.start() {
+            underscore = underscore_from(name.start(), buffer, end);
+        }
         fields.push(Field {
-            known: match has_underscore {
-                true => FieldName::of(header.name.as_bytes()),
+            known: match underscore < name.end() {
+                true => FieldName::underscored(header.name.as_bytes()),
                 false => FieldName::known(header.name.as_bytes()),
             },
             name,
@@ -323,6 +344,11 @@ fn record(
         true => Ok(()),
         false => Err(Refusal::Bad("malformed head")),
     }
+}
+
+/// Where the first `_` of a head is from here on; its end where there is none.
+fn underscore_from(at: usize, buffer: &[u8], end: usize) -> usize {
+    memchr::memchr(b'_', &buffer[at.min(end)..end]).map_or(end, |behind| at + behind)
 }
 
 fn check_line_end(buffer: &[u8], at: usize) -> Result<(), Refusal> {

@@ -8,10 +8,63 @@ use super::Refusal;
 
 const SEVERAL: Refusal = Refusal::Bad("servers read this path differently: resolve its dot segments before sending it");
 
+/// What the bytes of a target have in them, told in one pass.
+#[derive(Clone, Copy)]
+pub(super) struct Signs(u8);
+
+impl Signs {
+    const FORBIDDEN: u8 = 1;
+    const ESCAPE: u8 = 2;
+    const SEVERAL: u8 = 4;
+    const SLASH: u8 = 8;
+    const SLASHES: u8 = 16;
+
+    const OF: [u8; 256] = {
+        let mut table = [Signs::FORBIDDEN; 256];
+        let mut byte = 0u8;
+        while byte < 128 {
+            table[byte as usize] = match byte {
+                b'%' => Signs::ESCAPE,
+                b';' | b'\\' => Signs::SEVERAL,
+                b'/' => Signs::SLASH,
+                b'#' => Signs::FORBIDDEN,
+                _ if byte.is_ascii_graphic() => 0,
+                _ => Signs::FORBIDDEN,
+            };
+            byte += 1;
+        }
+        table
+    };
+
+    pub(super) fn of(target: &[u8]) -> Signs {
+        let (mut all, mut last) = (0, 0);
+        for &byte in target {
+            let sign = Signs::OF[usize::from(byte)];
+            // The bit beside that of a slash.
+            all |= sign | (sign & last & Signs::SLASH) << 1;
+            last = sign;
+        }
+        Signs(all)
+    }
+
+    /// Whether a byte must be percent-encoded in a target.
+    pub(super) fn forbidden(self) -> bool {
+        self.0 & Signs::FORBIDDEN != 0
+    }
+
+    pub(super) fn escape(self) -> bool {
+        self.0 & Signs::ESCAPE != 0
+    }
+
+    /// Whether [`check`] has anything to look at.
+    pub(super) fn several_readings(self) -> bool {
+        self.0 & (Signs::ESCAPE | Signs::SEVERAL | Signs::SLASHES) != 0
+    }
+}
+
 /// Refuses a path, without its query, that has several meanings.
 pub(crate) fn check(path: &[u8]) -> Result<(), Refusal> {
-    let has_empty = || path.windows(2).any(|two| two == b"//");
-    if memchr::memchr3(b'%', b';', b'\\', path).is_none() && !has_empty() {
+    if !Signs::of(path).several_readings() {
         return Ok(());
     }
     if memchr::memchr(b'\\', path).is_some() {
