@@ -6,11 +6,12 @@ mod cookie;
 
 use crate::http::field::{Field, FieldName, is_like};
 use crate::http::head::RequestHead;
+use crate::http::hex_digits;
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::io::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// Bytes of a key part; a longer one is replaced by its hash.
 pub const PART_MAX: usize = 128;
@@ -93,7 +94,8 @@ pub struct PlanId(pub usize);
 pub struct Identity {
     settings: Settings,
     plans: Vec<String>,
-    known: HashMap<[u8; 32], Known>,
+    /// By the SHA-256 of a key.
+    known: HashMap<[u8; 32], Known, foldhash::fast::RandomState>,
     /// The fields that decide what a request is charged to.
     watched: Vec<String>,
     /// Whether one of those has a `_` in its name.
@@ -290,7 +292,7 @@ impl Identity {
         match self.settings.unknown_api_keys {
             UnknownApiKeys::Accept => {
                 caller.user.extend_from_slice(b"key:");
-                push_hex(&mut caller.user, &digest[..HASH_BYTES]);
+                push_hash(&mut caller.user, &digest);
                 Ok(true)
             }
             UnknownApiKeys::Ip => Ok(false),
@@ -323,7 +325,7 @@ fn parse_address(entry: &[u8]) -> Option<IpAddr> {
 fn push_address(out: &mut Vec<u8>, address: IpAddr, ipv6_prefix: u8) {
     // Writing into a Vec cannot fail.
     let _ = match address {
-        IpAddr::V4(address) => write!(out, "ip:{address}"),
+        IpAddr::V4(address) => return push_ipv4(out, address),
         IpAddr::V6(address) if ipv6_prefix < 128 => {
             let mask = u128::MAX << (128 - u32::from(ipv6_prefix.max(1)));
             let network = std::net::Ipv6Addr::from(u128::from(address) & mask);
@@ -333,11 +335,20 @@ fn push_address(out: &mut Vec<u8>, address: IpAddr, ipv6_prefix: u8) {
     };
 }
 
+fn push_ipv4(out: &mut Vec<u8>, address: Ipv4Addr) {
+    let mut before: &[u8] = b"ip:";
+    for part in address.octets() {
+        out.extend_from_slice(before);
+        out.extend_from_slice(itoa::Buffer::new().format(part).as_bytes());
+        before = b".";
+    }
+}
+
 /// Appends `name:<hash of value>`; always true, for use in a chain.
 pub(crate) fn push_secret(out: &mut Vec<u8>, name: &str, value: &[u8]) -> bool {
     push_part(out, name.to_ascii_lowercase().as_bytes());
     out.push(b':');
-    push_hex(out, &Sha256::digest(value)[..HASH_BYTES]);
+    push_hash(out, &Sha256::digest(value).into());
     true
 }
 
@@ -356,15 +367,17 @@ pub fn push_part(out: &mut Vec<u8>, raw: &[u8]) {
     if out.len() - start > PART_MAX {
         out.truncate(start);
         out.extend_from_slice(b"hash:");
-        push_hex(out, &Sha256::digest(raw)[..HASH_BYTES]);
+        push_hash(out, &Sha256::digest(raw).into());
     }
 }
 
-fn push_hex(out: &mut Vec<u8>, bytes: &[u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for byte in bytes {
-        out.push(DIGITS[usize::from(byte >> 4)]);
-        out.push(DIGITS[usize::from(byte & 15)]);
+/// Appends as much of a digest as stands in a key.
+fn push_hash(out: &mut Vec<u8>, digest: &[u8; 32]) {
+    for word in digest[..HASH_BYTES].as_chunks().0 {
+        // The digits come out lowest first.
+        let mut digits = hex_digits(u32::from_be_bytes(*word));
+        digits.reverse();
+        out.extend_from_slice(&digits);
     }
 }
 

@@ -6,7 +6,7 @@
 use super::changes::Changes;
 use super::field::{Field, FieldName, protocols, switched_to, tokens};
 use super::head::{RequestHead, ResponseHead};
-use super::{Framing, Method, Span, Version};
+use super::{Framing, Method, Span, Version, hex_digits};
 
 /// Our name in `Via`.
 const VIA: &[u8] = b"Via: 1.1 rateguard\r\n";
@@ -42,8 +42,9 @@ pub fn client_request_id<'b>(head: &RequestHead, buffer: &'b [u8]) -> Option<&'b
 
 /// Appends the id that a request gets here: 32 hexadecimal digits.
 pub fn push_request_id(out: &mut Vec<u8>, random: u128) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    out.extend((0..32).map(|place| DIGITS[(random >> (4 * place)) as usize & 15]));
+    for word in 0..4 {
+        out.extend_from_slice(&hex_digits((random >> (32 * word)) as u32));
+    }
 }
 
 /// Appends the request head for the backend to `out`.

@@ -189,8 +189,10 @@ impl RequestHead {
 
     /// The values of all fields with this name, compared without case.
     pub fn values<'b>(&self, buffer: &'b [u8], name: &str) -> impl Iterator<Item = &'b [u8]> {
-        let named = self.fields.iter().filter(move |field| field.name.of(buffer).eq_ignore_ascii_case(name.as_bytes()));
-        named.map(|field| field.value.of(buffer))
+        let is_named = move |field: &&Field| {
+            field.name.len() == name.len() && field.name.of(buffer).eq_ignore_ascii_case(name.as_bytes())
+        };
+        self.fields.iter().filter(is_named).map(|field| field.value.of(buffer))
     }
 }
 

@@ -117,6 +117,18 @@ impl Method {
     }
 }
 
+/// The eight hexadecimal digits of a number, the lowest first.
+pub(crate) fn hex_digits(number: u32) -> [u8; 8] {
+    // One digit to a byte, all eight at once.
+    let mut digits = u64::from(number);
+    for (shift, mask) in [(16, 0x0000_ffff_0000_ffff), (8, 0x00ff_00ff_00ff_00ff), (4, 0x0f0f_0f0f_0f0f_0f0f)] {
+        digits = (digits | digits << shift) & mask;
+    }
+    let each = |byte: u8| u64::from_ne_bytes([byte; 8]);
+    let letters = (digits + each(6)) >> 4 & each(1);
+    (digits + each(b'0') + letters * u64::from(b'a' - b'9' - 1)).to_le_bytes()
+}
+
 /// A range of bytes in the buffer that a head was parsed from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
@@ -141,6 +153,11 @@ impl Span {
         &buffer[self.start as usize..self.end as usize]
     }
 
+    /// How many bytes there are.
+    pub fn len(self) -> usize {
+        (self.end - self.start) as usize
+    }
+
     /// First byte's position.
     pub fn start(self) -> usize {
         self.start as usize
@@ -154,5 +171,18 @@ impl Span {
     /// Whether there are no bytes.
     pub fn is_empty(self) -> bool {
         self.start == self.end
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits_are_those_of_the_formatter_backwards() {
+        for number in [0, 9, 0xa, 0x0123_4567, 0x89ab_cdef, u32::MAX] {
+            let text: String = format!("{number:08x}").chars().rev().collect();
+            assert_eq!(hex_digits(number), text.as_bytes());
+        }
     }
 }
