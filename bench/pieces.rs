@@ -153,11 +153,12 @@ pub fn apply(matching: usize, all: usize) -> impl FnMut() {
     let far = (matching..all).map(|number| format!("/elsewhere-{number}"));
     let limits: Vec<Limit> = near.chain(far).enumerate().map(|(number, path)| limit(number, &path, 10)).collect();
     let policy = Policy::new(&limits, &[], "rl").unwrap();
-    let (head, caller, mut sheet) = (parsed(CURL), caller(0), Sheet::default());
+    let text = format!("GET {path} HTTP/1.1\r\nHost: api.example.com\r\nAccept: */*\r\n\r\n").into_bytes();
+    let (head, caller, mut sheet) = (parsed(&text), caller(0), Sheet::default());
     move || {
         let endpoint = path.as_bytes();
         let subject =
-            Subject { head: &head, buffer: CURL, host: b"api.example.com", endpoint, route: "app", caller: &caller };
+            Subject { head: &head, buffer: &text, host: b"api.example.com", endpoint, route: "app", caller: &caller };
         black_box(&policy).apply(black_box(&subject), &mut sheet).unwrap();
         assert_eq!(sheet.applied().len(), matching);
     }

@@ -131,6 +131,8 @@ pub(super) struct FieldFacts {
     pub(super) coding: Option<Coding>,
     pub(super) close: bool,
     pub(super) keep_alive: bool,
+    /// `Connection` has an option besides these two, which may be the name of a field.
+    pub(super) nominates: bool,
     pub(super) expects_continue: bool,
     pub(super) expects_other: bool,
     pub(super) takes_trailers: bool,
@@ -166,8 +168,11 @@ impl FieldFacts {
                 FieldName::Connection => {
                     for option in tokens(value) {
                         options += 1;
-                        facts.close |= option.eq_ignore_ascii_case(b"close");
-                        facts.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                        let (close, keep_alive) =
+                            (option.eq_ignore_ascii_case(b"close"), option.eq_ignore_ascii_case(b"keep-alive"));
+                        facts.close |= close;
+                        facts.keep_alive |= keep_alive;
+                        facts.nominates |= !close && !keep_alive;
                         upgrade |= option.eq_ignore_ascii_case(b"upgrade");
                     }
                 }

@@ -60,17 +60,16 @@ pub fn request(out: &mut Vec<u8>, buffer: &[u8], head: &RequestHead, hop: &Hop<'
     }
     out.extend_from_slice(target);
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    line(
-        out,
-        "Host",
-        &[match (hop.changes.host(), head.version, head.host.is_empty()) {
-            (Some(host), _, _) => host.as_bytes(),
-            (_, Version::Http10, true) => hop.authority.as_bytes(),
-            _ => head.host.of(buffer),
-        }],
-    );
-    let nominated = Nominated::of(buffer, &head.fields);
-    let is_kept = |field: &Field| !hop.changes.touches(field.name.of(buffer));
+    let host = match (hop.changes.host(), head.version, head.host.is_empty()) {
+        (Some(host), _, _) => host.as_bytes(),
+        (_, Version::Http10, true) => hop.authority.as_bytes(),
+        _ => head.host.of(buffer),
+    };
+    line(out, b"Host: ", host);
+    let nominates = head.nominates;
+    let is_nominated = |field: &Field| nominates && nominated(buffer, &head.fields, field);
+    let changes = !hop.changes.is_none();
+    let is_kept = |field: &Field| !(changes && hop.changes.touches(field.name.of(buffer)));
     copy_lines(out, buffer, &head.fields, |field| match field.known {
         FieldName::Host
         | FieldName::Alias
@@ -87,7 +86,7 @@ pub fn request(out: &mut Vec<u8>, buffer: &[u8], head: &RequestHead, hop: &Hop<'
         FieldName::Trailer => head.framing == Framing::Chunked,
         FieldName::MaxForwards => head.max_forwards.is_none(),
         FieldName::RateLimit | FieldName::Date | FieldName::Underscored | FieldName::Other => {
-            !nominated.names(buffer, field) && is_kept(field)
+            !is_nominated(field) && is_kept(field)
         }
     });
     hop_by_hop(out, buffer, head);
@@ -100,7 +99,7 @@ pub fn request(out: &mut Vec<u8>, buffer: &[u8], head: &RequestHead, hop: &Hop<'
         Version::Http11 => VIA,
         Version::Http10 => VIA_10,
     });
-    line(out, "X-Request-Id", &[hop.request_id]);
+    line(out, b"X-Request-Id: ", hop.request_id);
     out.extend_from_slice(hop.changes.lines());
     out.extend_from_slice(b"\r\n");
 }
@@ -119,7 +118,7 @@ fn hop_by_hop(out: &mut Vec<u8>, buffer: &[u8], head: &RequestHead) {
         out.extend_from_slice(b"\r\n");
     }
     if let Some(left) = head.max_forwards {
-        line(out, "Max-Forwards", &[itoa::Buffer::new().format(left.saturating_sub(1)).as_bytes()]);
+        line(out, b"Max-Forwards: ", itoa::Buffer::new().format(left.saturating_sub(1)).as_bytes());
     }
 }
 
@@ -160,7 +159,7 @@ fn forwarded(out: &mut Vec<u8>, buffer: &[u8], head: &RequestHead, hop: &Hop<'_>
     }
     let has_host = hop.trusted && has(FieldName::ForwardedHost);
     if !has_host && !head.host.is_empty() && is_ours("X-Forwarded-Host") {
-        line(out, "X-Forwarded-Host", &[head.host.of(buffer)]);
+        line(out, b"X-Forwarded-Host: ", head.host.of(buffer));
     }
 }
 
@@ -198,7 +197,9 @@ pub fn response(out: &mut Vec<u8>, buffer: &[u8], head: &ResponseHead, to: &Deli
     out.push(b' ');
     out.extend_from_slice(head.reason.of(buffer));
     out.extend_from_slice(b"\r\n");
-    let nominated = Nominated::of(buffer, &head.fields);
+    let (nominates, changes) = (head.nominates, !to.changes.is_none());
+    let is_nominated = |field: &Field| nominates && nominated(buffer, &head.fields, field);
+    let is_kept = |field: &Field| !(changes && to.changes.touches(field.name.of(buffer)));
     let limited = !to.extra.is_empty();
     let framing = delivered_framing(head.framing, to.version);
     copy_lines(out, buffer, &head.fields, |field| match field.known {
@@ -211,16 +212,16 @@ pub fn response(out: &mut Vec<u8>, buffer: &[u8], head: &ResponseHead, to: &Deli
         FieldName::Trailer => framing == Framing::Chunked,
         FieldName::RateLimit => !limited,
         FieldName::Date => true,
-        _ => !nominated.names(buffer, field) && !to.changes.touches(field.name.of(buffer)),
+        _ => !is_nominated(field) && is_kept(field),
     });
     out.extend_from_slice(to.changes.lines());
     if head.status == 101 {
         let protocol = switched_to(buffer, &head.fields).unwrap_or_default();
-        line(out, "Connection: Upgrade\r\nUpgrade", &[protocol]);
+        line(out, b"Connection: Upgrade\r\nUpgrade: ", protocol);
         out.extend_from_slice(to.extra);
     } else if !head.is_interim() {
         if !head.fields.iter().any(|field| field.known == FieldName::Date) {
-            line(out, "Date", &[to.date.as_bytes()]);
+            line(out, b"Date: ", to.date.as_bytes());
         }
         if framing == Framing::Chunked {
             out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
@@ -273,16 +274,15 @@ pub const LAST_CHUNK: &[u8] = b"0\r\n";
 /// Appends the length that was decided on, not the digits that were sent.
 fn content_length(out: &mut Vec<u8>, length: Option<u64>) {
     if let Some(length) = length {
-        line(out, "Content-Length", &[itoa::Buffer::new().format(length).as_bytes()]);
+        line(out, b"Content-Length: ", itoa::Buffer::new().format(length).as_bytes());
     }
 }
 
-fn line(out: &mut Vec<u8>, name: &str, value: &[&[u8]]) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
-    for part in value {
-        out.extend_from_slice(part);
-    }
+/// `start` is the name with its colon.
+#[inline]
+fn line(out: &mut Vec<u8>, start: &[u8], value: &[u8]) {
+    out.extend_from_slice(start);
+    out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -305,32 +305,11 @@ fn copy_lines(out: &mut Vec<u8>, buffer: &[u8], fields: &[Field], keep: impl Fn(
     }
 }
 
-/// The fields that `Connection` names, which go no further (RFC 9110 section 7.6.1).
-struct Nominated<'a> {
-    buffer: &'a [u8],
-    fields: &'a [Field],
-    any: bool,
-}
-
-impl<'a> Nominated<'a> {
-    fn of(buffer: &'a [u8], fields: &'a [Field]) -> Nominated<'a> {
-        let any = fields.iter().any(|field| {
-            field.known == FieldName::Connection
-                && tokens(field.value.of(buffer))
-                    .any(|t| !t.eq_ignore_ascii_case(b"close") && !t.eq_ignore_ascii_case(b"keep-alive"))
-        });
-        Nominated { buffer, fields, any }
-    }
-
-    fn names(&self, buffer: &[u8], field: &Field) -> bool {
-        self.any
-            && self
-                .fields
-                .iter()
-                .filter(|line| line.known == FieldName::Connection)
-                .flat_map(|line| tokens(line.value.of(self.buffer)))
-                .any(|token| token.eq_ignore_ascii_case(field.name.of(buffer)))
-    }
+/// Whether `Connection` names this field, which then goes no further (RFC 9110 section 7.6.1).
+fn nominated(buffer: &[u8], fields: &[Field], field: &Field) -> bool {
+    let lines = fields.iter().filter(|line| line.known == FieldName::Connection);
+    let mut names = lines.flat_map(|line| tokens(line.value.of(buffer)));
+    names.any(|name| name.eq_ignore_ascii_case(field.name.of(buffer)))
 }
 
 #[cfg(test)]

@@ -30,6 +30,8 @@ pub struct RequestHead {
     pub length: Option<u64>,
     /// Whether the client wants the connection kept (RFC 9112 section 9.3).
     pub keep_alive: bool,
+    /// Whether `Connection` may name fields that go no further.
+    pub nominates: bool,
     /// `Expect: 100-continue` in HTTP/1.1.
     pub expects_continue: bool,
     /// `TE: trailers`: the client makes use of trailers.
@@ -57,6 +59,8 @@ pub struct ResponseHead {
     pub length: Option<u64>,
     /// Whether the backend keeps the connection.
     pub keep_alive: bool,
+    /// Whether `Connection` may name fields that go no further.
+    pub nominates: bool,
     /// Bytes of the head, the empty line included.
     pub len: usize,
 }
@@ -105,6 +109,7 @@ impl RequestHead {
         self.framing = request_framing(&fields, self.version)?;
         self.length = fields.length;
         self.keep_alive = fields.keeps_alive(self.version);
+        self.nominates = fields.nominates;
         self.expects_continue = fields.expects_continue && self.version == Version::Http11;
         self.takes_trailers = fields.takes_trailers && self.version == Version::Http11;
         // A body would have to be over before the switch; the field is an offer that need not be taken.
@@ -232,6 +237,7 @@ impl ResponseHead {
         self.framing = response_framing(&fields, code, asked, version_of(version))?;
         self.length = fields.length;
         self.keep_alive = fields.keeps_alive(version_of(version)) && self.framing != Framing::UntilClose;
+        self.nominates = fields.nominates;
         Ok(true)
     }
 
