@@ -7,6 +7,7 @@
 mod pieces;
 
 use pieces::{ANSWER, BROWSER, CURL, NASTY_TARGET, PLAIN_TARGET};
+use rateguard::limit::policy::By;
 use std::hint::black_box;
 
 /// Buckets and routes of a piece: rounds go through all of them, so this must divide the number of rounds.
@@ -15,7 +16,7 @@ const MANY: usize = 1_000;
 /// A name, and what makes the piece where it is measured.
 type Piece = (&'static str, fn() -> Box<dyn FnMut()>);
 
-const PIECES: [Piece; 21] = [
+const PIECES: [Piece; 22] = [
     ("request_head_curl", || Box::new(pieces::parse_request(CURL))),
     ("request_head_browser", || Box::new(pieces::parse_request(BROWSER))),
     ("response_head", || Box::new(pieces::parse_response(ANSWER))),
@@ -27,8 +28,9 @@ const PIECES: [Piece; 21] = [
     ("request_id", || Box::new(pieces::request_id())),
     ("route_of_10", || Box::new(pieces::longest(10))),
     ("route_of_1000", || Box::new(pieces::longest(MANY))),
-    ("limits_1_of_1000", || Box::new(pieces::apply(1, MANY))),
-    ("limits_10_of_1000", || Box::new(pieces::apply(10, MANY))),
+    ("limits_1_of_1000", || Box::new(pieces::apply(1, MANY, &[By::User]))),
+    ("limits_10_of_1000", || Box::new(pieces::apply(10, MANY, &[By::User]))),
+    ("limits_3_by_endpoint", || Box::new(pieces::apply(3, 3, &[By::User, By::Endpoint]))),
     ("decision_1_limit", || Box::new(pieces::decide(1, MANY))),
     ("decision_3_limits", || Box::new(pieces::decide(3, MANY))),
     ("forward_request_curl", || Box::new(pieces::forward_request(CURL))),

@@ -5,6 +5,7 @@ mod pieces;
 
 use divan::Bencher;
 use pieces::{ANSWER, BROWSER, Buckets, CURL, Choice, NASTY_TARGET, PLAIN_TARGET};
+use rateguard::limit::policy::By;
 
 /// Rounds of a sample, and samples: what divan chooses by itself, after one round, is too little for cold pieces.
 const ROUNDS: u32 = 200;
@@ -79,7 +80,7 @@ fn route(bencher: Bencher, routes: usize) {
 /// By the number of limits that match, of 1 000.
 #[divan::bench(args = [1, 10], sample_size = ROUNDS, sample_count = SAMPLES)]
 fn limits(bencher: Bencher, matching: usize) {
-    bencher.bench_local(pieces::apply(matching, 1_000));
+    bencher.bench_local(pieces::apply(matching, 1_000, &[By::User]));
 }
 
 #[divan::bench_group(sample_size = ROUNDS, sample_count = SAMPLES)]

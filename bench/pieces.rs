@@ -146,12 +146,13 @@ pub fn longest(routes: usize) -> impl FnMut() {
 }
 
 /// The limits of a request are found, so many of `all`, and the keys of their buckets written.
-pub fn apply(matching: usize, all: usize) -> impl FnMut() {
+pub fn apply(matching: usize, all: usize, by: &[By]) -> impl FnMut() {
     let path = (0..matching).map(|depth| format!("/part-{depth}")).collect::<String>();
     let ends: Vec<usize> = path.match_indices('/').map(|(at, _)| at).skip(1).chain([path.len()]).collect();
     let near = ends.iter().map(|end| path[..*end].to_owned());
     let far = (matching..all).map(|number| format!("/elsewhere-{number}"));
-    let limits: Vec<Limit> = near.chain(far).enumerate().map(|(number, path)| limit(number, &path, 10)).collect();
+    let one = |(number, path): (usize, String)| Limit { by: by.to_vec(), ..limit(number, &path, 10) };
+    let limits: Vec<Limit> = near.chain(far).enumerate().map(one).collect();
     let policy = Policy::new(&limits, &[], "rl").unwrap();
     let text = format!("GET {path} HTTP/1.1\r\nHost: api.example.com\r\nAccept: */*\r\n\r\n").into_bytes();
     let (head, caller, mut sheet) = (parsed(&text), caller(0), Sheet::default());

@@ -438,6 +438,11 @@ pub fn other_endpoints(target: &[u8]) -> Vec<Vec<u8>> {
     others
 }
 
+/// Whether the target's path is the endpoint to the letter, as most are: then it has no other one.
+pub fn is_written_as(target: &[u8], endpoint: &[u8]) -> bool {
+    target.strip_prefix(endpoint).is_some_and(|rest| matches!(rest, [] | [b'?', ..]))
+}
+
 fn path_of(target: &[u8]) -> &[u8] {
     &target[..memchr::memchr(b'?', target).unwrap_or(target.len())]
 }

@@ -8,7 +8,7 @@ use super::lease::LEASED_LIMITS_MAX;
 use super::{APPLIED_MAX, OnFailure, script};
 use crate::http::head::RequestHead;
 use crate::http::{Framing, Method, Refusal};
-use crate::identity::{Caller, PlanId, other_endpoints, push_part, push_secret};
+use crate::identity::{Caller, PlanId, is_written_as, other_endpoints, push_part, push_secret};
 use crate::route::{Asked, Match, PathTree};
 use thiserror::Error;
 
@@ -312,8 +312,12 @@ impl Policy {
     }
 
     fn check_other_readings(&self, subject: &Subject<'_>, sheet: &Sheet) -> Result<(), Refusal> {
+        let target = subject.head.forwarded_target(subject.buffer);
+        if is_written_as(target, subject.endpoint) {
+            return Ok(());
+        }
         let mut escapes = false;
-        for path in other_endpoints(subject.head.forwarded_target(subject.buffer)) {
+        for path in other_endpoints(target) {
             let is_preflight = is_preflight(subject);
             self.tree.each(&subject.asked(&path), |rule| {
                 let Rule { mode, count_preflight, .. } = self.rules[rule];
