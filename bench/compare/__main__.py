@@ -1,0 +1,156 @@
+"""RateGuard beside other proxies, measured on this machine: `bench/run` prepares what this needs and starts it."""
+
+import argparse
+import contextlib
+import pathlib
+import shlex
+import signal
+import sys
+import time
+from dataclasses import replace
+import os
+
+import figures
+import machine
+import report
+import scenarios
+from processes import Failure, files_max
+from trial import Bench
+
+QUICK_RUNS, QUICK_SECONDS = 1, 1
+OWN = "rateguard"
+
+
+def options():
+    parser = argparse.ArgumentParser(prog="bench/run", description=__doc__)
+    parser.add_argument("--only", default="", metavar="S1,S2b", help=", ".join(one.name for one in scenarios.ALL))
+    parser.add_argument("--runs", type=int, default=5, help="of each variant, in turn (default %(default)s)")
+    parser.add_argument("--seconds", type=int, default=4, help="of each run (default %(default)s)")
+    parser.add_argument("--program", action="append", default=[], metavar="NAME=PATH",
+                        help=f"another build of the gateway, in turn with {OWN} (which may be given itself)")
+    parser.add_argument("--quick", action="store_true", help="one run of a second: to see that all works")
+    parser.add_argument("--out", type=pathlib.Path, help="folder to write into (default bench/runs/<date>-<processor>)")
+    parser.add_argument("--built", type=pathlib.Path, required=True, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.quick:
+        given.runs, given.seconds = QUICK_RUNS, QUICK_SECONDS
+    if given.runs < 1 or given.seconds < 1:
+        parser.error("--runs and --seconds are 1 at least")
+    names = {one.name for one in scenarios.ALL}
+    given.only = [name for name in given.only.split(",") if name] or [one.name for one in scenarios.ALL]
+    unknown = sorted(set(given.only) - names)
+    if unknown:
+        parser.error(f"no scenario {', '.join(unknown)}; there are {', '.join(sorted(names))}")
+    given.programs = programs(parser, given)
+    return given
+
+
+def programs(parser, given):
+    """Builds of the gateway by name; what is built from here comes first."""
+    found = {OWN: given.built / OWN}
+    for text in given.program:
+        name, _, path = text.partition("=")
+        taken = name in found and name != OWN
+        if not name.isidentifier() or taken or name.startswith(("nginx", "haproxy")):
+            parser.error(f"--program {text}: NAME=PATH, with a name of letters and digits that nobody else has")
+        found[name] = pathlib.Path(path).resolve()
+    for name, path in found.items():
+        if not os.access(path, os.X_OK):
+            parser.error(f"{name}: there is no program {path}")
+    return found
+
+
+def plan(given, places, notes):
+    """The scenarios that can be measured here; what cannot is noted."""
+    peers = machine.installed()
+    missing = {"haproxy": "haproxy", "nginx-lua": "nginx's Lua module (libnginx-mod-http-lua)", "nginx": "nginx"}
+    notes += [f"{what}: not installed" for kind, what in missing.items() if kind not in peers]
+    notes += [f"placement {name}: too few processors" for name in ("split", "two") if name not in places]
+    chosen = [one for one in scenarios.ALL if one.name in given.only]
+    chosen = [scenarios.with_programs(one, list(given.programs)) for one in chosen]
+    chosen = [scenarios.without(scenarios.placed(one, places), peers) for one in chosen]
+    return [one for one in chosen if one.rows]
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def measured(bench, scenario, variant, run, offered):
+    line = {"at": int(time.time()), "scenario": scenario.name, "variant": variant.name, "place": variant.place, "run": run}
+    line.update(bench.measure(variant, offered))
+    if variant.trial == "idle":
+        told = f"{line['rss_mb']:.1f} MB, {line['idle_bytes']:.0f} bytes a connection"
+    else:
+        told = f"{line['cpu_us']:.1f} us, {line['beats']:.2f} beats, {line['rps']:.0f}/s, p99 {line['p99_us']} us"
+    say(f"{scenario.name:7} {run:2} {variant.name:34} {told}{' (disturbed)' if line['marked'] else ''}")
+    return line
+
+
+def pilot(bench, scenario):
+    """The full rate of the variant that names half of it; none where the scenario offers no rate."""
+    for variant in scenario.variants:
+        if variant.name == scenario.pilot:
+            return bench.once(replace(variant, load=replace(variant.load, halved=False)), None)["rps"]
+    return None
+
+
+def interleaved(bench, scenario, runs, raw, notes):
+    """Every variant once, then all of them again; one that cannot be measured is left out from then on."""
+    lines, failed = [], set()
+    offered = pilot(bench, scenario)
+    for run in range(1, min(runs, scenario.runs_max) + 1):
+        for variant in scenario.variants:
+            if variant.name in failed:
+                continue
+            try:
+                lines.append(measured(bench, scenario, variant, run, offered))
+                raw.write(lines[-1])
+            except (Failure, OSError) as failure:
+                failed.add(variant.name)
+                notes.append(f"{scenario.name}, {variant.name}: {failure}")
+                say(f"{scenario.name:7} {run:2} {variant.name:34} {failure}")
+    return lines
+
+
+def main():
+    given = options()
+    # As Ctrl-C does: what runs is ended on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    notes, lines, start = [], [], time.monotonic()
+    places = machine.places(os.sched_getaffinity(0))
+    chosen = plan(given, places, notes)
+    if files_max() < 2 * scenarios.IDLE + 400:
+        notes.append(f"idle connections: fewer than {scenarios.IDLE}, since only {files_max()} files may be open")
+    name = f"{report.today()}-{machine.slug(machine.model())}"
+    path = report.folder(*(given.out.parent, given.out.name) if given.out else (machine.HOUSE / "bench" / "runs", name))
+    bench = Bench(places, given.programs, given.built / "examples" / "beat", given.seconds)
+    raw, awake = report.Raw(path / "raw.csv"), machine.Awake()
+    held, broken_off = awake.file is not None, False
+    try:
+        for scenario in chosen:
+            lines += interleaved(bench, scenario, given.runs, raw, notes)
+    except KeyboardInterrupt:
+        broken_off = True
+        notes.append("broken off: what follows is not there")
+    finally:
+        awake.close()
+    facts = {"title": path.name, "command": shlex.join(["bench/run", *shown_arguments()]), "machine": machine.description(),
+             "took": f"{(time.monotonic() - start) / 60:.0f} minutes", "awake": held, "versions": machine.versions(given.programs)}
+    results = figures.results(lines, chosen)
+    report.write(path, results, facts, notes)
+    print(report.table(results))
+    for note in notes:
+        say(f"not measured: {note}")
+    say(f"written: {path}")
+    return 130 if broken_off else 1 if any(":" in note and "not installed" not in note for note in notes) else 0
+
+
+def shown_arguments():
+    """What bench/run was given: it puts its own in front."""
+    return sys.argv[3:]
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(BrokenPipeError):
+        sys.exit(main())

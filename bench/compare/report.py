@@ -1,0 +1,147 @@
+"""The table, and the files of a run: README.md, raw.csv, summary.md, ratios.svg."""
+
+import csv
+import datetime
+
+import plot
+
+COLUMNS = ("at", "scenario", "variant", "place", "run", "attempt", "marked", "requests", "seconds", "rps", "p50_us", "p99_us",
+           "refused", "broken", "cpu_us", "share", "beats", "beat_ns", "wrk_us", "backend_us", "redis_us", "evalsha", "rtt_us",
+           "mb_per_cpu_s", "idle", "rss_mb", "idle_bytes", "foreign")
+UNITS = {"cpu_us": ("CPU us a request", ".1f"), "rps": ("requests/s", ".0f"), "p50_us": ("p50 us", ".0f"),
+         "p99_us": ("p99 us", ".0f"), "redis_us": ("Redis's CPU us a request", ".1f"), "evalsha": ("EVALSHAs a request", ".3f"),
+         "mb_per_cpu_s": ("MB a CPU second", ".0f"), "rss_mb": ("RSS MB", ".1f"), "idle_bytes": ("bytes a connection", ".0f")}
+HEAD = ("scenario", "of", "figure", "median", "compared with", "its median", "ratio", "least–most", "goal", "", "runs")
+
+COLUMNS_TEXT = """- **median**: of the runs. CPU time is user and system time of the proxy's whole process tree, from the kernel's clock of
+  each process, divided by the answers that wrk has counted.
+- **ratio**: median of the ratios within each round. Of CPU time there are two: by *share* / by *beats*. The share is the
+  proxy's CPU time over what wrk and the backend have spent in the same run, on work that is the same for all. A beat is a
+  send and a receive of 200 bytes on loopback, sampled all through the run on the proxy's processor (`bench/beat.rs`). Both
+  stay the same where the processor changes its speed; microseconds do not. The share favours a proxy that makes wrk or the
+  backend work harder, the beat one that does less of what a beat does; so a goal is kept where both say so. Of other
+  figures the ratio is that of the figures, and of MB a CPU second above 1 is better.
+- **least–most**: of the ratios within each round, by beats where there are two.
+- **goal**: `x` is the ratio, otherwise it is the figure itself; where it names two, one is enough.
+- **runs**: rounds that count. Those in which other processes took more than 6 % of a processor in use were repeated, up to
+  twice; ones that stayed disturbed do not count unless there are no others, and are marked `!` then.
+- *apart*: the proxy on one processor, wrk, backend and Redis on another (throughput, latency). All else is on one
+  processor, which is saturated then (CPU time), but for S7 (`two` in raw.csv): there the proxy may use two processors. wrk,
+  the backend and it share these where the machine has fewer than four.
+- *half*: wrk waits between two requests of a connection, so that all are offered the same rate, half of what nginx reaches at
+  the start of this scenario. Its timers tick in milliseconds, so requests come in small bursts. *Added* is what a decision
+  of Redis adds, over a round trip to it as redis-benchmark has it (one client, GET, the average), measured just before.
+- S5: nginx *tuned* streams requests and has larger buffers. S6: RSS of all processes of a proxy; bytes above what it was
+  before the connections. S4: from the fault on, 1 s after the load had begun."""
+
+
+def bound(goal, sign):
+    low, high = ("ratio_max", "value_max") if sign == "<=" else ("ratio_min", "value_min")
+    parts = [] if getattr(goal, low) is None else [f"{sign} {getattr(goal, low):.2f} x"]
+    return parts + ([] if getattr(goal, high) is None else [f"{sign} {getattr(goal, high):g}"])
+
+
+def goal_text(goal):
+    return "" if goal is None else " or ".join(bound(goal, "<=") + bound(goal, ">="))
+
+
+def cells(result):
+    row = result.row
+    unit, form = UNITS[row.figure]
+    against = row.against
+    if row.form == "added":
+        unit, against = f"{unit} added to {row.against}", "a round trip to Redis, us"
+    ratios = " / ".join(f"{one:.2f}" for one in result.ratios)
+    return (result.scenario, row.subject, unit, format(result.value, form), against, format(result.other, form), ratios,
+            f"{result.least:.2f}–{result.most:.2f}", goal_text(row.goal), result.verdict,
+            f"{result.runs}{' !' if result.marked else ''}")
+
+
+def table(results):
+    """In Markdown, in columns that are even to the eye too."""
+    lines = [HEAD, *map(cells, results)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
+    text = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths)) + " |" for line in lines]
+    text.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(text)
+
+
+def bars(results):
+    """Those that the plot shows: CPU time in comparison with another proxy, the smaller the better."""
+    shown = []
+    for result in results:
+        row = result.row
+        if row.form != "cost" or not row.against.startswith("nginx") or row.subject.startswith("nginx, "):
+            continue
+        shown.append({
+            "label": f"{result.scenario}  {row.subject} : {row.against}", "ratio": result.ratios[-1],
+            "goal": row.goal.ratio_max if row.goal else None, "own": not row.subject.startswith(("nginx", "haproxy"))})
+    return shown
+
+
+def folder(root, name):
+    """A new folder: a second run of the same day has -2 at its end."""
+    number = 1
+    while True:
+        path = root / (name if number == 1 else f"{name}-{number}")
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            number += 1
+
+
+class Raw:
+    """raw.csv, written line by line, so that a run which is broken off leaves what it has."""
+
+    def __init__(self, path):
+        self.file = open(path, "w", newline="")
+        self.csv = csv.DictWriter(self.file, COLUMNS, lineterminator="\n")
+        self.csv.writeheader()
+
+    def write(self, line):
+        self.csv.writerow({column: f"{value:.6g}" if isinstance(value, float) else value
+                           for column, value in line.items() if column in COLUMNS})
+        self.file.flush()
+
+
+def readme(facts, notes):
+    """`facts`: title, command, took, machine, awake, versions."""
+    versions = "\n".join(f"- {name}: {version}" for name, version in facts["versions"])
+    awake = "held" if facts["awake"] else "not permitted"
+    missing = "\n".join(f"- {note}" for note in notes) or "- nothing"
+    return f"""# {facts["title"]}
+
+`{facts["command"]}`, {facts["took"]}. The table is [summary.md](summary.md), its ratios of CPU time are drawn in
+[ratios.svg](ratios.svg), and [raw.csv](raw.csv) has a line for each run.
+
+- machine: {facts["machine"]}
+- /dev/cpu_dma_latency at 0, so that idle processors stay awake: {awake}
+{versions}
+
+Not measured, or not as it should be:
+
+{missing}
+
+What the columns of the table mean:
+
+{COLUMNS_TEXT}
+
+In raw.csv, `_us` is microseconds and what has no other unit is a number or a share of 1; CPU times are for each request;
+`attempt` above 1 is a repeated run, `marked` = 1 one that stayed disturbed, `foreign` the largest share of a processor that
+others took; `refused` are answers other than 200 to 399, `broken` connections that failed.
+"""
+
+
+def today():
+    return datetime.date.today().isoformat()
+
+
+def write(path, results, facts, notes):
+    (path / "summary.md").write_text(table(results) + "\n")
+    (path / "README.md").write_text(readme(facts, notes))
+    drawn = bars(results)
+    if drawn:
+        title = "CPU time of a request, as a ratio to nginx in the same run"
+        subtitle = "in beats, medians; 1 = nginx as named; shorter is better; red: the goal. " + facts["title"]
+        (path / "ratios.svg").write_text(plot.svg(title, subtitle, drawn))

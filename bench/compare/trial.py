@@ -1,0 +1,170 @@
+"""One measurement: fresh processes, load, and what it cost each of them."""
+
+import contextlib
+import pathlib
+import shutil
+import signal
+import socket
+import tempfile
+import time
+
+import accounting
+import load
+import peers
+from processes import Failure, Processes, files_max, free_ports
+
+# Of a processor, to other processes; above it, a run is done again, so often at most, and marked at last.
+FOREIGN_MAX = 0.06
+REPEATS = 2
+# More unexpected answers than that, and it is no measurement of what it says. A hot bucket grants a few requests.
+WRONG_MAX = 0.005
+WARM_S = 1
+BEAT_MARGIN_S = 0.2
+SETTLE_S = 1.0
+# What first requests allocate belongs to no connection.
+FIRST_CONNECTIONS = 50
+# Files that a proxy needs beside two for each connection.
+FILES_SPARE = 300
+
+
+def idle_connections(wanted):
+    return min(wanted, (files_max() - FILES_SPARE) // 2)
+
+
+class Bench:
+    """What all measurements have in common."""
+
+    def __init__(self, places, programs, beat, seconds):
+        self.places, self.programs, self.beat, self.seconds = places, programs, beat, seconds
+
+    def measure(self, variant, offered=None):
+        """A line of raw data; repeated where others were too busy meanwhile."""
+        for attempt in range(1, REPEATS + 2):
+            line = self.once(variant, offered)
+            line.update(attempt=attempt, marked=int(line["foreign"] > FOREIGN_MAX))
+            if not line["marked"]:
+                break
+        return line
+
+    def once(self, variant, offered):
+        place = self.places[variant.place]
+        folder = pathlib.Path(tempfile.mkdtemp(prefix="rateguard-bench-"))
+        try:
+            with Processes(folder) as processes:
+                trial = Trial(self, variant, place, processes)
+                trial.start()
+                return trial.idle() if variant.trial == "idle" else trial.driven(offered)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+class Trial:
+    """One variant while its processes run."""
+
+    def __init__(self, bench, variant, place, processes):
+        self.bench, self.variant, self.place, self.processes = bench, variant, place, processes
+        self.ports = dict(zip(("proxy", "backend", "redis"), free_ports(3)))
+
+    def start(self):
+        proxy, folder = self.variant.proxy, self.processes.folder
+        self.processes.start("backend", peers.backend(folder, self.ports), self.ports["backend"], self.place.rest)
+        if proxy.redis:
+            self.processes.start("redis", peers.redis(folder, self.ports), self.ports["redis"], self.place.rest)
+        command = peers.command(proxy, folder, self.ports, self.bench.programs)
+        self.processes.start("proxy", command, self.ports["proxy"], self.place.proxy)
+
+    def driven(self, offered):
+        """Under load: what it cost, and how long requests took."""
+        variant, line = self.variant, {}
+        if variant.round_trip:
+            line["rtt_us"] = load.round_trip_us(self.ports["redis"], self.place.proxy)
+        if variant.fill:
+            load.fill(self.ports["proxy"], variant.fill)
+        with contextlib.ExitStack() as held:
+            if variant.idle:
+                held.callback(load.Held(self.ports["proxy"], idle_connections(variant.idle)).close)
+            pause_ms = 1e3 * variant.load.connections / (offered / 2) if variant.load.halved else 0.0
+            self.wrk(WARM_S, pause_ms).wait()
+            self.fail_store()
+            before = self.evalshas()
+            line.update(self.loaded(pause_ms))
+            if before is not None:
+                line["evalsha"] = (self.evalshas() - before) / line["requests"]
+        return line
+
+    def wrk(self, seconds, pause_ms):
+        return load.wrk(self.variant.load, self.ports["proxy"], self.place.rest, seconds, pause_ms)
+
+    def fail_store(self):
+        faults = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
+        if self.variant.fault:
+            self.processes.signal("redis", faults[self.variant.fault])
+
+    def evalshas(self):
+        """Scripts that Redis has run, where it runs."""
+        if not self.variant.proxy.redis or self.variant.fault:
+            return None
+        with socket.create_connection(("127.0.0.1", self.ports["redis"]), 5) as server:
+            server.sendall(b"INFO commandstats\r\nQUIT\r\n")
+            text = b"".join(iter(lambda: server.recv(65_536), b"")).decode()
+        for row in text.splitlines():
+            if row.startswith("cmdstat_evalsha:"):
+                return int(row.partition("calls=")[2].partition(",")[0])
+        return 0
+
+    def loaded(self, pause_ms):
+        seconds = self.bench.seconds
+        beat = load.beat(self.bench.beat, self.place.proxy, seconds - BEAT_MARGIN_S)
+        try:
+            window = accounting.Window(self.processes.families())
+            driver = self.wrk(seconds, pause_ms)
+            try:
+                told = driver.wait()
+            finally:
+                driver.end()
+            window.close()
+            yardstick = beat.wait()
+        finally:
+            beat.end()
+        if not self.processes.alive("proxy"):
+            raise Failure("the proxy ended under load")
+        return self.costs(window, told, yardstick)
+
+    def costs(self, window, told, yardstick):
+        facts, cpu = told.facts, window.cpu
+        requests = facts["requests"]
+        if not requests:
+            raise Failure("no request was answered")
+        expected = facts["refused"] if self.variant.load.denied else requests - facts["refused"]
+        if (requests - expected + facts["broken"]) / requests > WRONG_MAX:
+            raise Failure(f"{requests} answers, {facts['refused']} not of 200 to 399, {facts['broken']} connections broken")
+        rest = told.cpu_ns + cpu["backend"] + cpu.get("redis", 0)
+        foreign = window.foreign(self.place.groups(), {"proxy": cpu["proxy"] + yardstick.cpu_ns, "rest": rest})
+        each = {name: ns / requests / 1e3 for name, ns in cpu.items()}
+        line = {
+            "requests": requests, "seconds": facts["duration_us"] / 1e6, "rps": requests / (facts["duration_us"] / 1e6),
+            "p50_us": facts["p50_us"], "p99_us": facts["p99_us"], "refused": facts["refused"], "broken": facts["broken"],
+            "cpu_us": each["proxy"], "wrk_us": told.cpu_ns / requests / 1e3, "backend_us": each["backend"],
+            "redis_us": each.get("redis"), "beat_ns": yardstick.facts["median_ns"],
+            "share": cpu["proxy"] / (told.cpu_ns + cpu["backend"]),
+            "beats": cpu["proxy"] / requests / yardstick.facts["median_ns"], "foreign": foreign,
+        }
+        if self.variant.load.path != load.PATH:
+            line["mb_per_cpu_s"] = requests * peers.BIG_BYTES / 1e6 / (cpu["proxy"] / 1e9)
+        return line
+
+    def idle(self):
+        """Connections that keep silent: the memory that they hold."""
+        members = self.processes.families()["proxy"]
+        load.Held(self.ports["proxy"], FIRST_CONNECTIONS).close()
+        time.sleep(SETTLE_S)
+        empty = accounting.resident_bytes(members)
+        count = idle_connections(self.variant.idle)
+        held = load.Held(self.ports["proxy"], count)
+        try:
+            time.sleep(SETTLE_S)
+            full = accounting.resident_bytes(members)
+        finally:
+            held.close()
+        # Nothing here that others could disturb: memory is no matter of time.
+        return {"idle": count, "rss_mb": full / 1e6, "idle_bytes": (full - empty) / count, "foreign": 0.0}
