@@ -2,23 +2,24 @@
 
 import argparse
 import contextlib
+import os
 import pathlib
 import shlex
 import signal
 import sys
 import time
 from dataclasses import replace
-import os
 
 import figures
 import machine
 import report
 import scenarios
 from processes import Failure, files_max
-from trial import Bench
+from trial import Bench, idle_connections
 
 QUICK_RUNS, QUICK_SECONDS = 1, 1
 OWN = "rateguard"
+INTERRUPTED = 130
 
 
 def options():
@@ -66,6 +67,8 @@ def plan(given, places, notes):
     missing = {"haproxy": "haproxy", "nginx-lua": "nginx's Lua module (libnginx-mod-http-lua)", "nginx": "nginx"}
     notes += [f"{what}: not installed" for kind, what in missing.items() if kind not in peers]
     notes += [f"placement {name}: too few processors" for name in ("split", "two") if name not in places]
+    if idle_connections(scenarios.IDLE) < scenarios.IDLE:
+        notes.append(f"{scenarios.IDLE} idle connections: {files_max()} files may be open, so there are fewer")
     chosen = [one for one in scenarios.ALL if one.name in given.only]
     chosen = [scenarios.with_programs(one, list(given.programs)) for one in chosen]
     chosen = [scenarios.without(scenarios.placed(one, places), peers) for one in chosen]
@@ -95,55 +98,70 @@ def pilot(bench, scenario):
     return None
 
 
-def interleaved(bench, scenario, runs, raw, notes):
-    """Every variant once, then all of them again; one that cannot be measured is left out from then on."""
-    lines, failed = [], set()
+def interleaved(bench, scenario, runs, raw):
+    """Every variant once, then all of them again; one that cannot be measured is left out from then on, and its failure is
+    told."""
+    failures = {}
     offered = pilot(bench, scenario)
     for run in range(1, min(runs, scenario.runs_max) + 1):
         for variant in scenario.variants:
-            if variant.name in failed:
+            if variant.name in failures:
                 continue
             try:
-                lines.append(measured(bench, scenario, variant, run, offered))
-                raw.write(lines[-1])
+                raw.write(measured(bench, scenario, variant, run, offered))
             except (Failure, OSError) as failure:
-                failed.add(variant.name)
-                notes.append(f"{scenario.name}, {variant.name}: {failure}")
+                failures[variant.name] = f"{scenario.name}, {variant.name}: {failure}"
                 say(f"{scenario.name:7} {run:2} {variant.name:34} {failure}")
-    return lines
+    return list(failures.values())
+
+
+def break_off(*_):
+    """Ctrl-C or SIGTERM: what runs is ended on the way out, and a second one must not come in between."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def measure_all(bench, chosen, runs, raw):
+    """What failed, and whether all of it was measured."""
+    failures = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, break_off)
+    try:
+        for scenario in chosen:
+            failures += interleaved(bench, scenario, runs, raw)
+    except KeyboardInterrupt:
+        return failures, False
+    return failures, True
+
+
+def new_folder(given):
+    if given.out:
+        return report.folder(given.out.resolve().parent, given.out.name)
+    return report.folder(machine.HOUSE / "bench" / "runs", f"{report.today()}-{machine.slug(machine.model())}")
 
 
 def main():
     given = options()
-    # As Ctrl-C does: what runs is ended on the way out.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    notes, lines, start = [], [], time.monotonic()
+    start, notes = time.monotonic(), []
     places = machine.places(os.sched_getaffinity(0))
     chosen = plan(given, places, notes)
-    if files_max() < 2 * scenarios.IDLE + 400:
-        notes.append(f"idle connections: fewer than {scenarios.IDLE}, since only {files_max()} files may be open")
-    name = f"{report.today()}-{machine.slug(machine.model())}"
-    path = report.folder(*(given.out.parent, given.out.name) if given.out else (machine.HOUSE / "bench" / "runs", name))
+    path = new_folder(given)
     bench = Bench(places, given.programs, given.built / "examples" / "beat", given.seconds)
     raw, awake = report.Raw(path / "raw.csv"), machine.Awake()
-    held, broken_off = awake.file is not None, False
-    try:
-        for scenario in chosen:
-            lines += interleaved(bench, scenario, given.runs, raw, notes)
-    except KeyboardInterrupt:
-        broken_off = True
-        notes.append("broken off: what follows is not there")
-    finally:
-        awake.close()
-    facts = {"title": path.name, "command": shlex.join(["bench/run", *shown_arguments()]), "machine": machine.description(),
-             "took": f"{(time.monotonic() - start) / 60:.0f} minutes", "awake": held, "versions": machine.versions(given.programs)}
-    results = figures.results(lines, chosen)
-    report.write(path, results, facts, notes)
+    failures, whole = measure_all(bench, chosen, given.runs, raw)
+    awake.close()
+    notes += failures if whole else [*failures, "broken off: what would have followed"]
+    results = figures.results(raw.lines, chosen)
+    report.write(path, results, {
+        "title": path.name, "command": shlex.join(["bench/run", *shown_arguments()]), "machine": machine.description(),
+        "took": f"{(time.monotonic() - start) / 60:.0f} minutes", "awake": awake.permitted,
+        "versions": machine.versions(given.programs)}, notes)
     print(report.table(results))
     for note in notes:
         say(f"not measured: {note}")
     say(f"written: {path}")
-    return 130 if broken_off else 1 if any(":" in note and "not installed" not in note for note in notes) else 0
+    return INTERRUPTED if not whole else int(bool(failures))
 
 
 def shown_arguments():

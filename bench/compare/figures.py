@@ -48,10 +48,12 @@ def ratio(form, subject, against, figure):
 def verdict(goal, value, ratios):
     if goal is None:
         return ""
-    if goal.value_max is not None and value <= goal.value_max or goal.value_min is not None and value >= goal.value_min:
-        return KEPT
-    kept = [goal.ratio_max is not None and one <= goal.ratio_max or goal.ratio_min is not None and one >= goal.ratio_min
-            for one in ratios]
+    if goal.value_max is not None:
+        kept = [value <= goal.value_max]
+    elif goal.ratio_max is not None:
+        kept = [one <= goal.ratio_max for one in ratios]
+    else:
+        kept = [one >= goal.ratio_min for one in ratios]
     if all(kept):
         return KEPT
     return DIVIDED if any(kept) else MISSED

@@ -1,5 +1,6 @@
 """The machine: which processors take part, how they are kept awake, what is installed, what it is called."""
 
+import contextlib
 import os
 import pathlib
 import platform
@@ -45,17 +46,15 @@ class Awake:
     machine tens of microseconds, and that is no work of any proxy."""
 
     def __init__(self):
-        self.file = None
-        try:
-            self.file = os.open(DMA_LATENCY, os.O_WRONLY)
-            os.write(self.file, struct.pack("i", 0))
-        except OSError:
-            self.close()
+        self.file, self.permitted = None, False
+        with contextlib.suppress(OSError):
+            self.file = open(DMA_LATENCY, "wb", buffering=0)
+            self.file.write(struct.pack("i", 0))
+            self.permitted = True
 
     def close(self):
-        if self.file is not None:
-            os.close(self.file)
-            self.file = None
+        if self.file:
+            self.file.close()
 
 
 def installed():

@@ -5,13 +5,14 @@ import os
 from dataclasses import dataclass
 
 from machine import HOUSE, LUA_MODULES
+from processes import files_max
 
 SCRIPT = HOUSE / "lua" / "token_bucket.lua"
 GATE = HOUSE / "bench" / "compare" / "gate.lua"
 BIG_BYTES = 1 << 20
 ANSWER = ('{"id":4711,"name":"tea","origin":"Darjeeling","price":{"amount":12.5,"currency":"EUR"},'
           '"stock":86,"tags":["black","loose"]}')
-# Above any number of connections that a measurement opens, and half of what a process may usually have at least.
+# Above any number of connections that a measurement opens.
 CONNECTIONS_MAX = 12_000
 UNITS = 1_000_000
 # nginx drops its rights to another user where it has them, and could not write into our folder then.
@@ -72,7 +73,8 @@ def nginx_file(folder, name, ahead, body):
 def backend(folder, ports):
     """A short JSON, 1 MiB under /big, and /upload, which answers when it has taken the whole body."""
     (folder / "big").write_bytes(os.urandom(BIG_BYTES))
-    # A request whose body is mirrored has been read to its end when the file system is asked, which refuses POST.
+    # A request whose body is mirrored has been read to its end when the file is asked for, which refuses POST with 405.
+    (folder / "upload").write_bytes(b"")
     body = f"""
   sendfile on;
   default_type application/json;
@@ -157,8 +159,8 @@ def haproxy(proxy, folder, ports):
     path = folder / "haproxy.cfg"
     path.write_text(f"""global
   nbthread {proxy.workers}
-  # It wants 2 files for each.
-  maxconn 9950
+  # It wants two files for each.
+  maxconn {min(9_950, (files_max() - 100) // 2)}
 defaults
   mode http
   timeout connect 5s

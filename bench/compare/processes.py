@@ -71,7 +71,7 @@ class Processes:
         return self
 
     def __exit__(self, *_):
-        for name in list(self.started):
+        for name in reversed(list(self.started)):
             self.stop(name)
 
     def start(self, name, command, port, processors):

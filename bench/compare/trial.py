@@ -23,12 +23,12 @@ BEAT_MARGIN_S = 0.2
 SETTLE_S = 1.0
 # What first requests allocate belongs to no connection.
 FIRST_CONNECTIONS = 50
-# Files that a proxy needs beside two for each connection.
+# Files that a proxy needs beside one for each connection that keeps silent.
 FILES_SPARE = 300
 
 
 def idle_connections(wanted):
-    return min(wanted, (files_max() - FILES_SPARE) // 2)
+    return min(wanted, files_max() - FILES_SPARE)
 
 
 class Bench:
