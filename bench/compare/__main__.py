@@ -155,7 +155,7 @@ def main():
     results = figures.results(raw.lines, chosen)
     report.write(path, results, {
         "title": path.name, "command": shlex.join(["bench/run", *shown_arguments()]), "machine": machine.description(),
-        "took": f"{(time.monotonic() - start) / 60:.0f} minutes", "awake": awake.permitted,
+        "took": "{} min {} s".format(*divmod(round(time.monotonic() - start), 60)), "awake": awake.permitted,
         "versions": machine.versions(given.programs)}, notes)
     print(report.table(results))
     for note in notes:

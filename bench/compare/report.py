@@ -7,7 +7,7 @@ import plot
 
 COLUMNS = ("at", "scenario", "variant", "place", "run", "attempt", "marked", "requests", "seconds", "rps", "p50_us", "p99_us",
            "refused", "broken", "cpu_us", "share", "beats", "beat_ns", "wrk_us", "backend_us", "redis_us", "evalsha", "rtt_us",
-           "mb_per_cpu_s", "idle", "rss_mb", "idle_bytes", "foreign")
+           "mb_per_cpu_s", "busy", "idle", "rss_mb", "idle_bytes", "foreign")
 UNITS = {"cpu_us": ("CPU us a request", ".1f"), "rps": ("requests/s", ".0f"), "p50_us": ("p50 us", ".0f"),
          "p99_us": ("p99 us", ".0f"), "redis_us": ("Redis's CPU us a request", ".1f"), "evalsha": ("EVALSHAs a request", ".3f"),
          "mb_per_cpu_s": ("MB a CPU second", ".0f"), "rss_mb": ("RSS MB", ".1f"), "idle_bytes": ("bytes a connection", ".0f")}
@@ -18,17 +18,20 @@ COLUMNS_TEXT = """- **median**: of the runs. CPU time is user and system time of
 - **ratio**: median of the ratios within each round. Of CPU time there are two: by *share* / by *beats*. The share is the
   proxy's CPU time over what wrk and the backend have spent in the same run, on work that is the same for all. A beat is a
   send and a receive of 200 bytes on loopback, sampled all through the run on the proxy's processor (`bench/beat.rs`). Both
-  stay the same where the processor changes its speed; microseconds do not. The share favours a proxy that makes wrk or the
-  backend work harder, the beat one that does less of what a beat does; so a goal is kept where both say so. Of other
-  figures the ratio is that of the figures, and of MB a CPU second above 1 is better.
+  stay much the same where the processor changes its speed; microseconds do not. The share favours a proxy that makes wrk or
+  the backend work harder, and wrongs one that makes their work lighter. Nothing that a proxy does changes the beat, but what
+  slows a processor need not slow a proxy and a beat alike. So a goal is kept where both say so. Of other figures the
+  ratio is that of the figures. Of MB a CPU second, above 1 is better.
 - **least–most**: of the ratios within each round, by beats where there are two.
 - **goal**: with `x` it is the ratio's, otherwise the figure's own. A goal in microseconds was set for a processor on which
   nginx takes about 29 us a request (S1) and 73 us with one connection (S8).
 - **runs**: rounds that count. Those in which other processes took more than 6 % of a processor in use were repeated, up to
   twice; ones that stayed disturbed do not count unless there are no others, and are marked `!` then.
-- *apart*: the proxy on one processor, wrk, backend and Redis on another (throughput, latency). All else is on one
-  processor, which is saturated then (CPU time), but for S7 (`two` in raw.csv): there the proxy may use two processors. wrk,
-  the backend and it share these where the machine has fewer than four.
+- *apart* (`split` in raw.csv): the proxy on one processor; wrk, backend and Redis on others, three at most, for throughput and
+  latency. With two processors it is wrk and the backend that saturate first beside a fast proxy, so requests/s say
+  little there; `busy` in raw.csv is how much of its processor the proxy used. All else is on one processor, which is
+  saturated then (`one`, for CPU time), but for S7 (`two`): one worker and two, where the proxy may use two processors; wrk
+  and the backend share these with it where the machine has fewer than four.
 - *half*: wrk waits between two requests of a connection, so that all are offered the same rate, half of what nginx reaches at
   the start of this scenario. Its timers tick in milliseconds, so requests come in small bursts. *Added* is what a decision
   of Redis adds, over a round trip to it as redis-benchmark has it (one client, GET, the average), measured just before.
@@ -73,7 +76,7 @@ def bars(results):
         if row.form != "cost" or not row.against.startswith("nginx") or row.subject.startswith("nginx, "):
             continue
         shown.append({
-            "label": f"{result.scenario}  {row.subject} : {row.against}", "ratio": result.ratios[-1],
+            "label": f"{result.scenario}  {row.subject} : {row.against}", "ratios": result.ratios,
             "goal": row.goal.ratio_max if row.goal else None, "own": not row.subject.startswith(("nginx", "haproxy"))})
     return shown
 
@@ -129,6 +132,7 @@ What the columns of the table mean:
 {COLUMNS_TEXT}
 
 In raw.csv, `_us` is microseconds and what has no other unit is a number or a share of 1; CPU times are for each request;
+`busy` is the proxy's CPU time over time;
 `attempt` above 1 is a repeated run, `marked` = 1 one that stayed disturbed, `foreign` the largest share of a processor that
 others took; `refused` are answers other than 200 to 399, `broken` connections that failed.
 """
@@ -144,5 +148,5 @@ def write(path, results, facts, notes):
     drawn = bars(results)
     if drawn:
         title = "CPU time of a request, as a ratio to nginx in the same run"
-        subtitle = "in beats, medians; 1 = nginx as named; shorter is better; red: the goal. " + facts["title"]
+        subtitle = f"by share (pale) and by beats; 1 = nginx as named; shorter is better; red: the goal; {facts['title']}"
         (path / "ratios.svg").write_text(plot.svg(title, subtitle, drawn))

@@ -64,21 +64,21 @@ class Files(unittest.TestCase):
 
 class Plot(unittest.TestCase):
     def test_bars_are_as_long_as_their_ratios(self):
-        bars = [{"label": "<a & b>", "ratio": ratio, "goal": 0.7, "own": True} for ratio in (0.5, 1.0)]
+        bars = [{"label": "<a & b>", "ratios": (ratio / 2, ratio), "goal": 0.7, "own": True} for ratio in (0.5, 1.0)]
         root = ElementTree.fromstring(plot.svg("title", "subtitle", bars))
-        drawn = [one for one in root.iter("{http://www.w3.org/2000/svg}rect") if one.get("class") == "own"]
+        drawn = [one for one in root.iter("{http://www.w3.org/2000/svg}rect") if one.get("class") == "own beats"]
         short, long = (float(one.get("width")) for one in drawn)
         self.assertAlmostEqual(long / short, 2.0, places=2)
 
     def test_a_bar_beyond_the_scale_ends_with_it(self):
-        bars = [{"label": "a", "ratio": 50.0, "goal": None, "own": False}]
+        bars = [{"label": "a", "ratios": (2.0, 50.0), "goal": None, "own": False}]
         root = ElementTree.fromstring(plot.svg("title", "subtitle", bars))
         for one in root.iter("{http://www.w3.org/2000/svg}rect"):
             self.assertLessEqual(float(one.get("x", 0)) + float(one.get("width")), plot.WIDTH)
 
     def test_only_costs_beside_nginx_are_drawn(self):
         other = figures.Result("S6", Row("rateguard", "nginx", "rss_mb", "plain"), 1, 1.0, 1.0, (1.0,), 1.0, 1.0, 0, "")
-        self.assertEqual([bar["ratio"] for bar in report.bars([RESULT, other])], [0.688])
+        self.assertEqual([bar["ratios"] for bar in report.bars([RESULT, other])], [(0.701, 0.688)])
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ class Tables(unittest.TestCase):
         self.assertEqual(found["two"].proxy, found["two"].rest)
         found = machine.places({0, 1, 2, 3})
         self.assertEqual((found["two"].proxy, found["two"].rest), ({2, 3}, {0, 1}))
+        self.assertEqual((found["split"].proxy, found["split"].rest), ({3}, {0, 1, 2}))
 
     def test_a_model_becomes_part_of_a_name(self):
         self.assertEqual(machine.slug("Intel(R) Xeon(R) CPU @ 2.20GHz"), "intel-xeon-cpu-2-20ghz")

@@ -147,7 +147,8 @@ class Trial:
             "cpu_us": each["proxy"], "wrk_us": told.cpu_ns / requests / 1e3, "backend_us": each["backend"],
             "redis_us": each.get("redis"), "beat_ns": yardstick.facts["median_ns"],
             "share": cpu["proxy"] / (told.cpu_ns + cpu["backend"]),
-            "beats": cpu["proxy"] / requests / yardstick.facts["median_ns"], "foreign": foreign,
+            "beats": cpu["proxy"] / requests / yardstick.facts["median_ns"],
+            "busy": cpu["proxy"] / window.wall_ns, "foreign": foreign,
         }
         if self.variant.load.path != load.PATH:
             line["mb_per_cpu_s"] = requests * peers.BIG_BYTES / 1e6 / (cpu["proxy"] / 1e9)
