@@ -37,11 +37,11 @@ def options():
         given.runs, given.seconds = QUICK_RUNS, QUICK_SECONDS
     if given.runs < 1 or given.seconds < 1:
         parser.error("--runs and --seconds are 1 at least")
-    names = {one.name for one in scenarios.ALL}
-    given.only = [name for name in given.only.split(",") if name] or [one.name for one in scenarios.ALL]
-    unknown = sorted(set(given.only) - names)
+    names = [one.name for one in scenarios.ALL]
+    given.only = [name for name in given.only.split(",") if name] or names
+    unknown = [name for name in given.only if name not in names]
     if unknown:
-        parser.error(f"no scenario {', '.join(unknown)}; there are {', '.join(sorted(names))}")
+        parser.error(f"no scenario {', '.join(unknown)}; there are {', '.join(names)}")
     given.programs = programs(parser, given)
     return given
 
@@ -83,7 +83,7 @@ def measured(bench, scenario, variant, run, offered):
     line = {"at": int(time.time()), "scenario": scenario.name, "variant": variant.name, "place": variant.place, "run": run}
     line.update(bench.measure(variant, offered))
     if variant.trial == "idle":
-        told = f"{line['rss_mb']:.1f} MB, {line['idle_bytes']:.0f} bytes a connection"
+        told = f"{line['rss_mib']:.1f} MiB, {line['idle_bytes']:.0f} bytes a connection"
     else:
         told = f"{line['cpu_us']:.1f} us, {line['beats']:.2f} beats, {line['rps']:.0f}/s, p99 {line['p99_us']} us"
     say(f"{scenario.name:7} {run:2} {variant.name:34} {told}{' (disturbed)' if line['marked'] else ''}")

@@ -49,10 +49,12 @@ def family(process):
 
 def spawn(command, processors, output=subprocess.DEVNULL, **options):
     """Starts a command on these processors. It ends with us, whatever becomes of us, and Ctrl-C is ours alone."""
+    # nginx ends its workers where it is asked to end; what may be stopped hears of nothing but SIGKILL.
+    last = signal.SIGTERM if command[0] == "nginx" else signal.SIGKILL
 
     def prepare():
         os.setsid()
-        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        LIBC.prctl(PR_SET_PDEATHSIG, last)
         os.sched_setaffinity(0, processors)
         resource.setrlimit(resource.RLIMIT_NOFILE, (files_max(), files_max()))
 

@@ -7,10 +7,10 @@ import plot
 
 COLUMNS = ("at", "scenario", "variant", "place", "run", "attempt", "marked", "requests", "seconds", "rps", "p50_us", "p99_us",
            "refused", "broken", "cpu_us", "share", "beats", "beat_ns", "wrk_us", "backend_us", "redis_us", "evalsha", "rtt_us",
-           "mb_per_cpu_s", "busy", "idle", "rss_mb", "idle_bytes", "foreign")
+           "mb_per_cpu_s", "busy", "idle", "rss_mib", "idle_bytes", "foreign")
 UNITS = {"cpu_us": ("CPU us a request", ".1f"), "rps": ("requests/s", ".0f"), "p50_us": ("p50 us", ".0f"),
          "p99_us": ("p99 us", ".0f"), "redis_us": ("Redis's CPU us a request", ".1f"), "evalsha": ("EVALSHAs a request", ".3f"),
-         "mb_per_cpu_s": ("MB a CPU second", ".0f"), "rss_mb": ("RSS MB", ".1f"), "idle_bytes": ("bytes a connection", ".0f")}
+         "mb_per_cpu_s": ("MB a CPU second", ".0f"), "rss_mib": ("RSS MiB", ".1f"), "idle_bytes": ("bytes a connection", ".0f")}
 HEAD = ("scenario", "of", "figure", "median", "compared with", "its median", "ratio", "least–most", "goal", "", "runs")
 
 COLUMNS_TEXT = """- **median**: of the runs. CPU time is user and system time of the proxy's whole process tree, from the kernel's clock of

@@ -169,7 +169,7 @@ def bodies():
 def idle():
     proxies = (("nginx", NGINX), ("haproxy", HAPROXY), ("rateguard", RATEGUARD))
     variants = [Variant(name, proxy, trial="idle", idle=IDLE) for name, proxy in proxies]
-    rows = [Row("haproxy", "nginx", "rss_mb", "plain"), Row("rateguard", "nginx", "rss_mb", "plain", Goal(value_max=24)),
+    rows = [Row("haproxy", "nginx", "rss_mib", "plain"), Row("rateguard", "nginx", "rss_mib", "plain", Goal(value_max=24)),
             Row("haproxy", "nginx", "idle_bytes", "plain"), Row("rateguard", "nginx", "idle_bytes", "plain")]
     return Scenario("S6", "idle connections, 9 900 where so many files may be open", tuple(variants), tuple(rows), runs_max=1)
 

@@ -77,7 +77,7 @@ class Plot(unittest.TestCase):
             self.assertLessEqual(float(one.get("x", 0)) + float(one.get("width")), plot.WIDTH)
 
     def test_only_costs_beside_nginx_are_drawn(self):
-        other = figures.Result("S6", Row("rateguard", "nginx", "rss_mb", "plain"), 1, 1.0, 1.0, (1.0,), 1.0, 1.0, 0, "")
+        other = figures.Result("S6", Row("rateguard", "nginx", "rss_mib", "plain"), 1, 1.0, 1.0, (1.0,), 1.0, 1.0, 0, "")
         self.assertEqual([bar["ratios"] for bar in report.bars([RESULT, other])], [(0.701, 0.688)])
 
 

@@ -168,4 +168,4 @@ class Trial:
         finally:
             held.close()
         # Nothing here that others could disturb: memory is no matter of time.
-        return {"idle": count, "rss_mb": full / 1e6, "idle_bytes": (full - empty) / count, "foreign": 0.0}
+        return {"idle": count, "rss_mib": full / 2**20, "idle_bytes": (full - empty) / count, "foreign": 0.0}
