@@ -15,7 +15,7 @@ import machine
 import report
 import scenarios
 from processes import Failure, files_max
-from trial import Bench, idle_connections
+from trial import WARM_S, Bench, idle_connections
 
 QUICK_RUNS, QUICK_SECONDS = 1, 1
 OWN = "rateguard"
@@ -80,7 +80,8 @@ def say(text):
 
 
 def measured(bench, scenario, variant, run, offered):
-    line = {"at": int(time.time()), "scenario": scenario.name, "variant": variant.name, "place": variant.place, "run": run}
+    line = {"at": int(time.time()), "scenario": scenario.name, "variant": variant.name, "place": variant.place}
+    line["run"] = run
     line.update(bench.measure(variant, offered))
     if variant.trial == "idle":
         told = f"{line['rss_mib']:.1f} MiB, {line['idle_bytes']:.0f} bytes a connection"
@@ -90,28 +91,28 @@ def measured(bench, scenario, variant, run, offered):
     return line
 
 
-def pilot(bench, scenario):
-    """The full rate of the variant that names half of it; none where the scenario offers no rate."""
-    for variant in scenario.variants:
-        if variant.name == scenario.pilot:
-            return bench.once(replace(variant, load=replace(variant.load, halved=False)), None)["rps"]
-    return None
+def full_rate(bench, scenario):
+    """Of the scenario's first variant, where half of it is to be offered to all."""
+    if not scenario.halved:
+        return None
+    first = scenario.variants[0]
+    return bench.once(replace(first, load=replace(first.load, halved=False)), None)["rps"]
 
 
 def interleaved(bench, scenario, runs, raw):
-    """Every variant once, then all of them again; one that cannot be measured is left out from then on, and its failure is
-    told."""
+    """Every variant once, then all of them again; gives what failed."""
     failures = {}
-    offered = pilot(bench, scenario)
+    try:
+        offered = full_rate(bench, scenario)
+    except (Failure, OSError) as failure:
+        return [f"{scenario.name}: {failure}"]
     for run in range(1, min(runs, scenario.runs_max) + 1):
         for variant in scenario.variants:
-            if variant.name in failures:
-                continue
             try:
                 raw.write(measured(bench, scenario, variant, run, offered))
             except (Failure, OSError) as failure:
-                failures[variant.name] = f"{scenario.name}, {variant.name}: {failure}"
-                say(f"{scenario.name:7} {run:2} {variant.name:34} {failure}")
+                failures[variant.name] = f"{scenario.name}, {variant.name}, run {run}: {failure}"
+                say(failures[variant.name])
     return list(failures.values())
 
 
@@ -151,11 +152,13 @@ def main():
     raw, awake = report.Raw(path / "raw.csv"), machine.Awake()
     failures, whole = measure_all(bench, chosen, given.runs, raw)
     awake.close()
+    raw.close()
     notes += failures if whole else [*failures, "broken off: what would have followed"]
     results = figures.results(raw.lines, chosen)
     report.write(path, results, {
-        "title": path.name, "command": shlex.join(["bench/run", *shown_arguments()]), "machine": machine.description(),
-        "took": "{} min {} s".format(*divmod(round(time.monotonic() - start), 60)), "awake": awake.permitted,
+        "title": path.name, "command": shlex.join(["bench/run", *shown_arguments()]),
+        "took": "{} min {} s".format(*divmod(round(time.monotonic() - start), 60)), "seconds": given.seconds,
+        "warm_s": WARM_S, "machine": machine.description(), "awake": awake.permitted,
         "versions": machine.versions(given.programs)}, notes)
     print(report.table(results))
     for note in notes:

@@ -15,6 +15,7 @@ from processes import Failure, spawn
 SCRIPT = HOUSE / "bench" / "load.lua"
 PATH = "/api/items"
 SLACK_S = 20
+ROUND_TRIPS = 20_000
 # Connections, and requests on their way on each of them, while a store is filled.
 FILL_CONNECTIONS, FILL_DEPTH, FILL_S = 32, 100, 120
 RECEIVE_BYTES = 1 << 18
@@ -29,23 +30,34 @@ class Load:
     path: str = PATH
     connections: int = 64
     threads: int = 1
-    halved: bool = False  # half of the rate that the scenario's pilot run reaches
+    halved: bool = False  # half of the rate that the scenario's first variant reaches
     denied: bool = False  # answers are 429, not 200
 
 
 @dataclass(frozen=True)
 class Told:
-    """What a command printed, as an object, and the CPU time that it took."""
+    """What a command printed, and the CPU time that it took."""
 
     facts: dict
     cpu_ns: int
 
 
-class Command:
-    """One that runs to its end and prints a JSON object in its last line."""
+def object_of(lines):
+    """A JSON object in the last line."""
+    return json.loads(lines[-1])
 
-    def __init__(self, command, processors, seconds_max):
-        self.name = os.path.basename(command[0])
+
+def table_of(lines):
+    """Names and values between commas, in the last two lines."""
+    names, values = (line.replace('"', "").split(",") for line in lines[-2:])
+    return dict(zip(names, values))
+
+
+class Command:
+    """One that runs to its end and tells its figures in its last lines."""
+
+    def __init__(self, command, processors, seconds_max, read=object_of):
+        self.name, self.read = os.path.basename(command[0]), read
         self.process = spawn(command, processors, subprocess.PIPE, stderr=subprocess.STDOUT)
         self.guard = threading.Timer(seconds_max, self.process.kill)
         self.guard.start()
@@ -58,7 +70,7 @@ class Command:
         finally:
             self.end()
         try:
-            facts = json.loads(text.strip().splitlines()[-1])
+            facts = self.read(text.strip().splitlines())
         except (ValueError, IndexError):
             raise Failure(f"{self.name}: {text[-300:].strip() or self.process.returncode}") from None
         return Told(facts, int((usage.ru_utime + usage.ru_stime) * 1e9))
@@ -72,22 +84,19 @@ class Command:
 
 
 def wrk(load, port, processors, seconds, pause_ms=0.0):
-    command = ["wrk", f"-t{load.threads}", f"-c{load.connections}", f"-d{seconds}s", "--timeout", "10s", "-s", str(SCRIPT),
-               f"http://127.0.0.1:{port}{load.path}", "--", load.mode, str(load.users), f"{pause_ms:.3f}"]
-    return Command(command, processors, seconds + SLACK_S)
+    shape = [f"-t{load.threads}", f"-c{load.connections}", f"-d{seconds}s", "--timeout", "10s", "-s", str(SCRIPT)]
+    asked = [f"http://127.0.0.1:{port}{load.path}", "--", load.mode, str(load.users), f"{pause_ms:.3f}"]
+    return Command(["wrk", *shape, *asked], processors, seconds + SLACK_S)
 
 
 def beat(program, processors, seconds):
     return Command([str(program), str(seconds)], processors, seconds + SLACK_S)
 
 
-def round_trip_us(port, processors, requests=20_000):
-    """How long one command takes there and back, alone, on the average, as redis-benchmark has it."""
-    command = ["redis-benchmark", "-h", "127.0.0.1", "-p", str(port), "-c", "1", "-n", str(requests), "--csv", "-t", "get"]
-    process = spawn(command, processors, subprocess.PIPE, stderr=subprocess.DEVNULL)
-    text, _ = process.communicate(timeout=SLACK_S)
-    name, values = (line.replace('"', "").split(",") for line in text.decode().strip().splitlines()[-2:])
-    return float(dict(zip(name, values))["avg_latency_ms"]) * 1e3
+def round_trip(port, processors):
+    """How long one command to Redis takes there and back, alone, as redis-benchmark has it."""
+    command = ["redis-benchmark", "-p", str(port), "-c", "1", "-n", str(ROUND_TRIPS), "--csv", "-t", "get"]
+    return Command(command, processors, SLACK_S, table_of)
 
 
 def request(path, user):

@@ -63,10 +63,18 @@ NGINX_COMMON = """
 
 
 def nginx_file(folder, name, ahead, body):
-    text = f"daemon off;\npid {folder}/{name}.pid;\nerror_log stderr error;\nworker_rlimit_nofile {{files}};\n{USER}\n{ahead}\n"
-    text += "events { worker_connections 20000; }\nhttp {" + NGINX_COMMON.format(folder=folder, name=name) + body + "}\n"
     path = folder / f"{name}.conf"
-    path.write_text(text.replace("{files}", "20000"))
+    path.write_text(f"""daemon off;
+pid {folder}/{name}.pid;
+error_log stderr error;
+{USER}
+{ahead}
+events {{ worker_connections 20000; }}
+http {{
+{NGINX_COMMON.format(folder=folder, name=name)}
+{body}
+}}
+""")
     return ["nginx", "-p", str(folder), "-e", "stderr", "-c", str(path)]
 
 
@@ -200,7 +208,8 @@ upstream = "app"
     text += [f'[[routes]]\npath = "/other-{number}/"\nupstream = "app"\n' for number in range(1, proxy.routes)]
     if proxy.limit:
         text += [limit_text(proxy.limit, f"limit-{number}", "/") for number in range(proxy.limits)]
-        text += [limit_text(proxy.limit, f"other-{number}", f"/other-{number}/") for number in range(proxy.other_limits)]
+        text += [limit_text(proxy.limit, f"other-{number}", f"/other-{number}/")
+                 for number in range(proxy.other_limits)]
     path = folder / "rateguard.toml"
     path.write_text("".join(text))
     return [str(programs[proxy.program]), "run", "--config", str(path)]

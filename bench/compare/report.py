@@ -5,12 +5,15 @@ import datetime
 
 import plot
 
-COLUMNS = ("at", "scenario", "variant", "place", "run", "attempt", "marked", "requests", "seconds", "rps", "p50_us", "p99_us",
-           "refused", "broken", "cpu_us", "share", "beats", "beat_ns", "wrk_us", "backend_us", "redis_us", "evalsha", "rtt_us",
-           "mb_per_cpu_s", "busy", "idle", "rss_mib", "idle_bytes", "foreign")
-UNITS = {"cpu_us": ("CPU us a request", ".1f"), "rps": ("requests/s", ".0f"), "p50_us": ("p50 us", ".0f"),
-         "p99_us": ("p99 us", ".0f"), "redis_us": ("Redis's CPU us a request", ".1f"), "evalsha": ("EVALSHAs a request", ".3f"),
-         "mb_per_cpu_s": ("MB a CPU second", ".0f"), "rss_mib": ("RSS MiB", ".1f"), "idle_bytes": ("bytes a connection", ".0f")}
+COLUMNS = (
+    "at", "scenario", "variant", "place", "run", "attempt", "marked", "requests", "seconds", "rps", "p50_us", "p99_us",
+    "refused", "broken", "cpu_us", "share", "beats", "beat_ns", "wrk_us", "backend_us", "redis_us", "evalsha", "rtt_us",
+    "mb_per_cpu_s", "busy", "idle", "rss_mib", "idle_bytes", "foreign")
+UNITS = {
+    "cpu_us": ("CPU us a request", ".1f"), "rps": ("requests/s", ".0f"), "p50_us": ("p50 us", ".0f"),
+    "p99_us": ("p99 us", ".0f"), "redis_us": ("Redis's CPU us a request", ".1f"),
+    "evalsha": ("EVALSHAs a request", ".3f"), "mb_per_cpu_s": ("MB a CPU second", ".0f"), "rss_mib": ("RSS MiB", ".1f"),
+    "idle_bytes": ("bytes a connection", ".0f")}
 HEAD = ("scenario", "of", "figure", "median", "compared with", "its median", "ratio", "least–most", "goal", "", "runs")
 
 COLUMNS_TEXT = """- **median**: of the runs. CPU time is user and system time of the proxy's whole process tree, from the kernel's clock of
@@ -108,15 +111,19 @@ class Raw:
                            for column, value in line.items() if column in COLUMNS})
         self.file.flush()
 
+    def close(self):
+        self.file.close()
+
 
 def readme(facts, notes):
-    """`facts`: title, command, took, machine, awake, versions."""
+    """`facts`: title, command, took, seconds, warm_s, machine, awake, versions."""
     versions = "\n".join(f"- {name}: {version}" for name, version in facts["versions"])
     awake = "held" if facts["awake"] else "not permitted"
     missing = "\n".join(f"- {note}" for note in notes) or "- nothing"
     return f"""# {facts["title"]}
 
-`{facts["command"]}`, {facts["took"]}. The table is [summary.md](summary.md), its ratios of CPU time are drawn in
+`{facts["command"]}`, {facts["took"]}. Each run: processes of its own, load for {facts["warm_s"]} s to get warm and for
+{facts["seconds"]} s that are measured; all variants of a scenario once, then again. The table is [summary.md](summary.md), its ratios of CPU time are drawn in
 [ratios.svg](ratios.svg), and [raw.csv](raw.csv) has a line for each run.
 
 - machine: {facts["machine"]}

@@ -69,7 +69,7 @@ class Scenario:
     what: str
     variants: tuple
     rows: tuple
-    pilot: str = ""  # the variant whose full rate is offered by half
+    halved: bool = False  # half of the rate that the first variant reaches is offered
     runs_max: int = 99
 
 
@@ -132,12 +132,13 @@ def leased():
 def denied():
     hot = Load(denied=True)
     variants = (
-        Variant("nginx limit_req", limited("nginx", EMPTY), hot), Variant("haproxy stick table", limited("haproxy", EMPTY), hot),
-        Variant("nginx + Lua + Redis", limited("nginx-lua", EMPTY), hot), Variant("rateguard memory:", limited("rateguard", EMPTY), hot),
+        Variant("nginx limit_req", limited("nginx", EMPTY), hot),
+        Variant("haproxy stick table", limited("haproxy", EMPTY), hot),
+        Variant("nginx + Lua + Redis", limited("nginx-lua", EMPTY), hot),
+        Variant("rateguard memory:", limited("rateguard", EMPTY), hot),
         Variant("rateguard Redis", by_redis(EMPTY), hot))
-    names = ("haproxy stick table", "nginx + Lua + Redis")
-    rows = [Row(name, "nginx limit_req") for name in names]
-    rows += [Row(name, "nginx limit_req", goal=Goal(ratio_max=0.68)) for name in ("rateguard memory:", "rateguard Redis")]
+    goals = {"rateguard memory:": Goal(ratio_max=0.68), "rateguard Redis": Goal(ratio_max=0.68)}
+    rows = [Row(variant.name, "nginx limit_req", goal=goals.get(variant.name)) for variant in variants[1:]]
     return Scenario("S3", "one hot key, denied", variants, tuple(rows))
 
 
@@ -156,8 +157,10 @@ def store_failed():
 
 def bodies():
     variants, rows = [], []
-    for way, load in (("down", Load(path="/big", connections=16)), ("up", Load("upload", path="/upload", connections=16))):
-        proxies = (("nginx", NGINX), ("nginx tuned", replace(NGINX, tuned=True)), ("haproxy", HAPROXY), ("rateguard", RATEGUARD))
+    proxies = (("nginx", NGINX), ("nginx tuned", replace(NGINX, tuned=True)), ("haproxy", HAPROXY),
+               ("rateguard", RATEGUARD))
+    down, up = Load(path="/big", connections=16), Load("upload", path="/upload", connections=16)
+    for way, load in (("down", down), ("up", up)):
         variants += [Variant(f"{name}, {way}", proxy, load) for name, proxy in proxies]
         subject = f"rateguard, {way}"
         rows += [Row(f"{name}, {way}", f"nginx, {way}", "mb_per_cpu_s", "volume") for name, _ in proxies[1:]]
@@ -169,9 +172,11 @@ def bodies():
 def idle():
     proxies = (("nginx", NGINX), ("haproxy", HAPROXY), ("rateguard", RATEGUARD))
     variants = [Variant(name, proxy, trial="idle", idle=IDLE) for name, proxy in proxies]
-    rows = [Row("haproxy", "nginx", "rss_mib", "plain"), Row("rateguard", "nginx", "rss_mib", "plain", Goal(value_max=24)),
+    rows = [Row("haproxy", "nginx", "rss_mib", "plain"),
+            Row("rateguard", "nginx", "rss_mib", "plain", Goal(value_max=24)),
             Row("haproxy", "nginx", "idle_bytes", "plain"), Row("rateguard", "nginx", "idle_bytes", "plain")]
-    return Scenario("S6", "idle connections, 9 900 where so many files may be open", tuple(variants), tuple(rows), runs_max=1)
+    what = "idle connections, 9 900 where so many files may be open"
+    return Scenario("S6", what, tuple(variants), tuple(rows), runs_max=1)
 
 
 def alone():
@@ -204,7 +209,7 @@ def halved():
     rows = [Row(name, "nginx", figure, "plain", goal if name.startswith("rateguard") else None)
             for figure, goal in figures for name in ("nginx + Lua + Redis", "rateguard", "rateguard Redis")]
     rows.append(Row("rateguard Redis", "rateguard", "p99_us", "added", Goal(ratio_max=1.5)))
-    return Scenario("half", "at half of the rate that nginx saturates at, apart", variants, tuple(rows), pilot="nginx")
+    return Scenario("half", "at half of the rate that nginx saturates at, apart", variants, tuple(rows), halved=True)
 
 
 def growth():
@@ -243,10 +248,12 @@ def with_programs(scenario, programs):
                      for program in builds]
     for row in scenario.rows:
         builds = programs if row.subject.startswith("rateguard") else programs[:1]
-        rows += [replace(row, subject=named(row.subject, program), against=named(row.against, program)) for program in builds]
+        rows += [replace(row, subject=named(row.subject, program), against=named(row.against, program))
+                 for program in builds]
     first = dict.fromkeys((row.subject, row.figure, "plain" if row.form == "added" else row.form)
                           for row in scenario.rows if row.subject.startswith("rateguard"))
-    rows += [Row(named(subject, program), subject, figure, form) for subject, figure, form in first for program in programs[1:]]
+    rows += [Row(named(subject, program), subject, figure, form)
+             for subject, figure, form in first for program in programs[1:]]
     return replace(scenario, variants=tuple(variants), rows=tuple(rows))
 
 

@@ -45,15 +45,15 @@ class Files(unittest.TestCase):
 
     def test_raw_data_is_there_as_soon_as_it_is_measured(self):
         raw = report.Raw(self.root / "raw.csv")
-        self.addCleanup(raw.file.close)
+        self.addCleanup(raw.close)
         raw.write({"scenario": "S1", "variant": "nginx", "run": 1, "cpu_us": 28.61234567, "redis_us": None})
         head, line = (self.root / "raw.csv").read_text().splitlines()
         self.assertEqual(dict(zip(head.split(","), line.split(",")))["cpu_us"], "28.6123")
         self.assertEqual(raw.lines[0]["cpu_us"], 28.61234567)
 
     def test_all_files_of_a_run_are_written(self):
-        facts = {"title": "day", "command": "bench/run", "machine": "one", "took": "1 minutes", "awake": True,
-                 "versions": [("nginx", "1.22")]}
+        facts = {"title": "day", "command": "bench/run", "machine": "one", "took": "1 min", "seconds": 4, "warm_s": 1,
+                 "awake": True, "versions": [("nginx", "1.22")]}
         report.write(self.root, [RESULT], facts, ["haproxy: not installed"])
         text = (self.root / "README.md").read_text()
         self.assertIn("- nginx: 1.22", text)

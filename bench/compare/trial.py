@@ -77,7 +77,8 @@ class Trial:
         """Under load: what it cost, and how long requests took."""
         variant, line = self.variant, {}
         if variant.round_trip:
-            line["rtt_us"] = load.round_trip_us(self.ports["redis"], self.place.proxy)
+            told = load.round_trip(self.ports["redis"], self.place.proxy).wait().facts
+            line["rtt_us"] = float(told["avg_latency_ms"]) * 1e3
         if variant.fill:
             load.fill(self.ports["proxy"], variant.fill)
         with contextlib.ExitStack() as held:
@@ -137,13 +138,13 @@ class Trial:
             raise Failure("no request was answered")
         expected = facts["refused"] if self.variant.load.denied else requests - facts["refused"]
         if (requests - expected + facts["broken"]) / requests > WRONG_MAX:
-            raise Failure(f"{requests} answers, {facts['refused']} not of 200 to 399, {facts['broken']} connections broken")
+            raise Failure(f"{requests} answers, {facts['refused']} not of 200 to 399, {facts['broken']} connections failed")
         rest = told.cpu_ns + cpu["backend"] + cpu.get("redis", 0)
         foreign = window.foreign(self.place.groups(), {"proxy": cpu["proxy"] + yardstick.cpu_ns, "rest": rest})
         each = {name: ns / requests / 1e3 for name, ns in cpu.items()}
         line = {
-            "requests": requests, "seconds": facts["duration_us"] / 1e6, "rps": requests / (facts["duration_us"] / 1e6),
-            "p50_us": facts["p50_us"], "p99_us": facts["p99_us"], "refused": facts["refused"], "broken": facts["broken"],
+            "requests": requests, "seconds": facts["duration_us"] / 1e6, "rps": requests / facts["duration_us"] * 1e6,
+            **{name: facts[name] for name in ("p50_us", "p99_us", "refused", "broken")},
             "cpu_us": each["proxy"], "wrk_us": told.cpu_ns / requests / 1e3, "backend_us": each["backend"],
             "redis_us": each.get("redis"), "beat_ns": yardstick.facts["median_ns"],
             "share": cpu["proxy"] / (told.cpu_ns + cpu["backend"]),
