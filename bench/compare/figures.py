@@ -1,5 +1,6 @@
 """From lines of raw data to rows of the table: medians, ratios within a round, and whether a goal is kept. Pure."""
 
+import math
 import statistics
 from dataclasses import dataclass
 
@@ -42,7 +43,7 @@ def ratio(form, subject, against, figure):
         return tuple(against[way] / subject[way] for way in ("share", "beats"))
     if form == "added":
         return ((subject[figure] - against[figure]) / subject["rtt_us"],)
-    return (subject[figure] / against[figure],)
+    return (subject[figure] / against[figure] if against[figure] else math.nan,)
 
 
 def verdict(goal, value, ratios):

@@ -16,7 +16,8 @@ UNITS = {
     "idle_bytes": ("bytes a connection", ".0f")}
 HEAD = ("scenario", "of", "figure", "median", "compared with", "its median", "ratio", "least–most", "goal", "", "runs")
 
-COLUMNS_TEXT = """- **median**: of the runs. CPU time is user and system time of the proxy's whole process tree, from the kernel's clock of
+COLUMNS_TEXT = """\
+- **median**: of the runs. CPU time is user and system time of the proxy's whole process tree, from the kernel's clock of
   each process, divided by the answers that wrk has counted.
 - **ratio**: median of the ratios within each round. Of CPU time there are two: by *share* / by *beats*. The share is the
   proxy's CPU time over what wrk and the backend have spent in the same run, on work that is the same for all. A beat is a
@@ -38,6 +39,9 @@ COLUMNS_TEXT = """- **median**: of the runs. CPU time is user and system time of
 - *half*: wrk waits between two requests of a connection, so that all are offered the same rate, half of what nginx reaches at
   the start of this scenario. Its timers tick in milliseconds, so requests come in small bursts. *Added* is what a decision
   of Redis adds, over a round trip to it as redis-benchmark has it (one client, GET, the average), measured just before.
+- *nginx + Lua + Redis* sends one EVALSHA of the gateway's own script for each request, over connections that are kept. A
+  *haproxy stick table* counts requests in a window, which is no token bucket. Of denials nginx and HAProxy send their own
+  pages and log nothing; the gateway logs them as it does by default, 100 a second at most.
 - S5: nginx *tuned* streams requests and has larger buffers. S6: RSS of all processes of a proxy; bytes above what it was
   before the connections. S4: from the fault on, 1 s after the load had begun."""
 
@@ -122,9 +126,9 @@ def readme(facts, notes):
     missing = "\n".join(f"- {note}" for note in notes) or "- nothing"
     return f"""# {facts["title"]}
 
-`{facts["command"]}`, {facts["took"]}. Each run: processes of its own, load for {facts["warm_s"]} s to get warm and for
-{facts["seconds"]} s that are measured; all variants of a scenario once, then again. The table is [summary.md](summary.md), its ratios of CPU time are drawn in
-[ratios.svg](ratios.svg), and [raw.csv](raw.csv) has a line for each run.
+`{facts["command"]}`, {facts["took"]}. Each run has processes of its own, and load for {facts["warm_s"]} s to get warm and for
+{facts["seconds"]} s that are measured; all variants of a scenario take turns. The table is [summary.md](summary.md),
+its ratios of CPU time are drawn in [ratios.svg](ratios.svg), and [raw.csv](raw.csv) has a line for each run.
 
 - machine: {facts["machine"]}
 - /dev/cpu_dma_latency at 0, so that idle processors stay awake: {awake}
