@@ -10,6 +10,7 @@
     reason = "shell: owns the sockets of clients and backends"
 )]
 
+use crate::coroutine::Coroutine;
 pub use crate::deadlines::{Deadlines, SCAN_INTERVAL};
 use crate::deadlines::{Due, Entry, Watch, has_nothing, reset, shut, socket};
 use crate::tls;
@@ -19,7 +20,6 @@ use monoio::net::TcpStream;
 use rustix::net::Shutdown;
 use socket2::SockRef;
 use std::cell::Cell;
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::mem::{replace, take};
@@ -27,7 +27,6 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 /// Bytes that the kernel takes ahead of what the network takes (`TCP_NOTSENT_LOWAT`). Without it a slow reader's socket
@@ -35,8 +34,15 @@ use std::time::Duration;
 /// is sent, so that much less would mean many small sends.
 pub const UNSENT_MAX: u32 = 512 * 1024;
 
-/// Bytes that a connection's read buffer starts with; it is all that an idle connection holds.
-pub const INPUT_START: usize = 2 * 1024;
+/// Bytes that a connection's read buffer starts with: room for the head of most programs that ask, and all that a client
+/// holds which is idle from the start.
+pub const INPUT_START: usize = 512;
+
+/// The largest buffer that an idle client keeps, once its heads needed it: browsers send about a kilobyte.
+const KEPT_MAX: usize = 2 * 1024;
+
+/// By how much a full buffer grows: from the first to that of a large body in four reads.
+const GROWTH: usize = 4;
 
 /// The largest buffer that a connection may keep while nothing is due on it, for the read that is under way there.
 pub const AHEAD_MAX: usize = 16 * 1024;
@@ -85,8 +91,7 @@ struct Registration {
 impl Registration {
     /// Runs an operation to its end. The last of [`EAGER_MAX`] that did not wait is followed by a pause: a client that
     /// pipelines without end would keep the worker to itself, since only waiting lets another task run.
-    async fn fairly<T>(&self, operation: impl Future<Output = T>) -> T {
-        let mut operation = pin!(operation);
+    async fn fairly<T>(&self, mut operation: Pin<&mut impl Future<Output = T>>) -> T {
         let mut waited = false;
         let done = poll_fn(|context| {
             let polled = operation.as_mut().poll(context);
@@ -97,7 +102,8 @@ impl Registration {
         self.eager.set(if waited { 0 } else { self.eager.get() + 1 });
         if self.eager.get() >= EAGER_MAX {
             self.eager.set(0);
-            monoio::time::sleep(EAGER_PAUSE).await;
+            // Boxed: a timer takes up a kilobyte, and every operation of every connection would hold the room for it.
+            Box::pin(monoio::time::sleep(EAGER_PAUSE)).await;
         }
         done
     }
@@ -178,82 +184,17 @@ enum Incoming {
     Tls(Box<tls::ReadHalf>),
 }
 
-/// Reads that may begin before anybody waits for them. One that is under way on a connection that is kept ends where the
-/// peer closes or says something, and receives the next answer otherwise: nobody has to ask the kernel whether a kept
-/// connection lives, which costs 5 % of a request's CPU time.
-struct Ahead {
-    /// Does what `desk` says, for as long as the connection lives: made once, so that no read allocates.
-    reading: Pin<Box<dyn Future<Output = Infallible>>>,
-    desk: Rc<Cell<Step>>,
-}
+/// Reads, each into what is free of a buffer, that may begin before anybody waits for them. One that is under way on a
+/// connection that is kept ends where the peer closes or says something, and receives the next answer otherwise: nobody has
+/// to ask the kernel whether a kept connection lives, which costs 3 % of a request's CPU time.
+type Ahead = Coroutine<Vec<u8>, (io::Result<usize>, Vec<u8>)>;
 
-/// How far a read has come.
-#[derive(Default)]
-enum Step {
-    #[default]
-    Nothing,
-    /// It is to be read into what is free of this.
-    Asked(Vec<u8>),
-    UnderWay,
-    Done(io::Result<usize>, Vec<u8>),
-}
-
-impl Ahead {
-    fn new(half: OwnedReadHalf<TcpStream>) -> Ahead {
-        let desk = Rc::<Cell<Step>>::default();
-        Ahead { reading: Box::pin(read_on(half, desk.clone())), desk }
-    }
-
-    fn is_under_way(&self) -> bool {
-        let step = self.desk.take();
-        let is_under_way = !matches!(step, Step::Nothing);
-        self.desk.set(step);
-        is_under_way
-    }
-
-    fn ask(&self, buffer: Vec<u8>) {
-        self.desk.set(Step::Asked(buffer));
-    }
-
-    /// The result where there is one now.
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<(io::Result<usize>, Vec<u8>)> {
-        let Poll::Pending = self.reading.as_mut().poll(context);
-        match self.desk.take() {
-            Step::Done(read, buffer) => Poll::Ready((read, buffer)),
-            step => {
-                self.desk.set(step);
-                Poll::Pending
-            }
-        }
-    }
-
-    /// Looks, as far as the runtime knows, and waits for nothing.
-    fn has_come(&mut self) -> bool {
-        match self.poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready((read, buffer)) => {
-                self.desk.set(Step::Done(read, buffer));
-                true
-            }
-            Poll::Pending => false,
-        }
-    }
-}
-
-async fn read_on(mut half: OwnedReadHalf<TcpStream>, desk: Rc<Cell<Step>>) -> Infallible {
-    loop {
-        let asked = poll_fn(|_| match desk.take() {
-            Step::Asked(buffer) => Poll::Ready(buffer),
-            step => {
-                desk.set(step);
-                Poll::Pending
-            }
-        });
-        let buffer = asked.await;
-        desk.set(Step::UnderWay);
+fn ahead(mut half: OwnedReadHalf<TcpStream>) -> Ahead {
+    Coroutine::new(async move |buffer: Vec<u8>| {
         let free = buffer.len()..buffer.capacity();
         let (read, slice) = half.read(buffer.slice_mut(free)).await;
-        desk.set(Step::Done(read, slice.into_inner()));
-    }
+        (read, slice.into_inner())
+    })
 }
 
 /// What bytes go through.
@@ -274,7 +215,7 @@ impl Conn {
     pub fn reading_ahead(stream: TcpStream, deadlines: &Rc<Deadlines>) -> Conn {
         let fd = stream.as_raw_fd();
         let (read, write) = stream.into_split();
-        Conn::of(fd, Incoming::Ahead(Ahead::new(read)), Outgoing::Plain(write), deadlines)
+        Conn::of(fd, Incoming::Ahead(ahead(read)), Outgoing::Plain(write), deadlines)
     }
 
     /// Takes over a connection that has shaken hands.
@@ -405,8 +346,8 @@ impl Reader {
     /// Begins the read of the next message into this buffer, where this connection does that; else gives it back.
     pub fn read_ahead(&mut self, mut buffer: Vec<u8>) -> Option<Vec<u8>> {
         let Incoming::Ahead(ahead) = &mut self.half else { return Some(buffer) };
-        let rest = (buffer.capacity() > AHEAD_MAX).then(|| replace(&mut buffer, Vec::with_capacity(INPUT_START)));
-        ahead.ask(buffer);
+        let rest = (buffer.capacity() > AHEAD_MAX).then(|| replace(&mut buffer, Vec::with_capacity(AHEAD_MAX)));
+        ahead.give(buffer);
         ahead.has_come();
         rest
     }
@@ -422,7 +363,7 @@ impl Reader {
 
     /// Gives back what a large message made of an empty buffer.
     pub fn shrink(&mut self) {
-        if self.buffer.is_empty() && self.buffer.capacity() > INPUT_START {
+        if self.buffer.is_empty() && self.buffer.capacity() > KEPT_MAX {
             self.buffer = Vec::new();
         }
     }
@@ -475,7 +416,7 @@ impl Reader {
         let length = self.buffer.len();
         let capacity = self.buffer.capacity();
         if length == capacity || (self.was_full && capacity < most) {
-            let wanted = (2 * capacity).clamp(INPUT_START, most.max(INPUT_START));
+            let wanted = (GROWTH * capacity).clamp(INPUT_START, most.max(INPUT_START));
             self.buffer.reserve_exact(wanted.saturating_sub(length).max(1));
         }
     }
@@ -488,21 +429,22 @@ impl Reader {
         let read = match &mut self.half {
             Incoming::Plain(half) => {
                 let free = self.buffer.len()..self.buffer.capacity();
-                let reading = half.read(take(&mut self.buffer).slice_mut(free));
+                let reading = pin!(half.read(take(&mut self.buffer).slice_mut(free)));
                 let (read, slice) = self.registration.fairly(reading).await;
                 self.buffer = slice.into_inner();
                 read
             }
             Incoming::Ahead(ahead) => {
                 if !ahead.is_under_way() {
-                    ahead.ask(take(&mut self.buffer));
+                    ahead.give(take(&mut self.buffer));
                 }
-                let (read, buffer) = self.registration.fairly(poll_fn(|context| ahead.poll(context))).await;
+                let (read, buffer) = self.registration.fairly(pin!(ahead.result())).await;
                 self.buffer = buffer;
                 read
             }
             Incoming::Tls(half) => {
-                let (read, buffer) = self.registration.fairly(Box::pin(half.read(take(&mut self.buffer)))).await;
+                let (read, buffer) =
+                    self.registration.fairly(Box::pin(half.read(take(&mut self.buffer))).as_mut()).await;
                 self.buffer = buffer;
                 read
             }
@@ -568,12 +510,12 @@ impl Writer {
             });
             let written = match &mut self.half {
                 Outgoing::Plain(half) => {
-                    let (written, slice) = self.registration.fairly(half.write(take(out).slice(sent..))).await;
+                    let (written, slice) = self.registration.fairly(pin!(half.write(take(out).slice(sent..)))).await;
                     *out = slice.into_inner();
                     written
                 }
                 Outgoing::Tls(half) => {
-                    let (written, bytes) = self.registration.fairly(Box::pin(half.write(&out[sent..]))).await;
+                    let (written, bytes) = self.registration.fairly(Box::pin(half.write(&out[sent..])).as_mut()).await;
                     // Of what failed, the peer may have got whole records.
                     sent += if written.is_err() { bytes } else { 0 };
                     written.map(|()| bytes)
@@ -615,7 +557,7 @@ impl Writer {
 
     /// Waits without doing anything, for who must not close the connection yet.
     pub async fn hold(&self, time: Duration) {
-        monoio::time::sleep(time).await;
+        Box::pin(monoio::time::sleep(time)).await;
     }
 
     /// Tells the peer that nothing more comes.

@@ -15,7 +15,7 @@
 //! 3  config     reply                    text -> only valid values; failures and denials -> bytes
 //! 2  limit      upstream (dial S, pool S, probe S)  buckets, policy, stores; backends and their connections
 //! 1  identity   route   redis (client S, connection S, dial S)   conn S   deadlines S
-//! 0  http   metrics   log S   time S   resolve (lookup S, rounds S)   tls S
+//! 0  http   metrics   coroutine   log S   time S   resolve (lookup S, rounds S)   tls S
 //!
 //! beside the gateway: backend S (the demo backend), tools S (burst, spread, healthcheck)
 //! ```
@@ -48,6 +48,7 @@ pub mod cli;
 pub mod config;
 pub mod conn;
 pub mod control;
+pub mod coroutine;
 pub mod deadlines;
 pub mod demo;
 pub mod explain;

@@ -5,6 +5,7 @@
 
 use crate::config::Goal;
 use crate::conn::{Conn, End, INPUT_START};
+use crate::coroutine::Coroutine;
 use crate::gateway::{Gateway, Scratch};
 use crate::http::forward::{client_request_id, push_request_id};
 use crate::http::head::RequestHead;
@@ -23,6 +24,7 @@ use crate::tunnel;
 use crate::upstream::pool::Lease;
 use crate::upstream::way::Way;
 use monoio::net::TcpStream;
+use std::cell::RefCell;
 use std::mem::take;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -40,6 +42,9 @@ const CLIENT_GONE: u16 = 499;
 /// How long such a client is listened to.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// Stages kept for later, for each listener of a worker.
+const SPARE_MAX: usize = 512;
+
 /// What comes after a request.
 enum Next {
     /// The next request.
@@ -52,33 +57,87 @@ enum Next {
     Tunnel(Box<Lease>),
 }
 
+/// A client, with its connection.
+pub struct Client {
+    conn: Conn,
+    peer: Peer,
+}
+
+impl Client {
+    /// The client at the other end of an accepted connection.
+    pub fn new(stream: TcpStream, peer: SocketAddr, gateway: &Gateway) -> Box<Client> {
+        Box::new(Client { conn: Conn::new(stream, &gateway.deadlines), peer: Peer::new(peer.ip()) })
+    }
+}
+
+/// Serves the requests of all connections of a worker. What it takes to serve one is large, and most connections are idle:
+/// so it is kept here for those that are not, and used in turn.
+pub struct Stages {
+    /// Their worker's.
+    pub gateway: Rc<Gateway>,
+    spare: RefCell<Vec<Stage>>,
+}
+
+type Stage = Coroutine<Box<Client>, (Box<Client>, Next)>;
+
+impl Stages {
+    /// None yet.
+    pub fn new(gateway: Rc<Gateway>) -> Stages {
+        Stages { gateway, spare: RefCell::default() }
+    }
+
+    /// Serves the request that the client has begun to send.
+    async fn serve(&self, client: Box<Client>) -> (Box<Client>, Next) {
+        let spare = self.spare.borrow_mut().pop();
+        let mut stage = spare.unwrap_or_else(|| self.build());
+        stage.give(client);
+        let served = stage.result().await;
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < SPARE_MAX {
+            spare.push(stage);
+        }
+        served
+    }
+
+    fn build(&self) -> Stage {
+        let gateway = self.gateway.clone();
+        Coroutine::new(async move |mut client: Box<Client>| {
+            let next = serve_one(&mut client, &gateway).await;
+            (client, next)
+        })
+    }
+}
+
+async fn serve_one(client: &mut Client, gateway: &Gateway) -> Next {
+    let mut scratch = gateway.scratch();
+    let mut request = Request {
+        client: &mut client.conn,
+        peer: &client.peer,
+        gateway,
+        scratch: &mut scratch,
+        started: gateway.clock.now(),
+        route: None,
+    };
+    let next = request.serve().await;
+    gateway.return_scratch(scratch);
+    client.conn.reader.shrink();
+    next
+}
+
 /// Serves a client until either side is done.
-pub async fn serve(stream: TcpStream, peer: SocketAddr, gateway: Rc<Gateway>) {
-    let mut client = Conn::new(stream, &gateway.deadlines);
-    let peer = Peer::new(peer.ip());
+pub async fn serve(mut client: Box<Client>, stages: Rc<Stages>) {
+    let gateway = &stages.gateway;
     gateway.metrics.connection_opened();
     gateway.open.set(gateway.open.get() + 1);
     let mut next = Next::Request;
-    while matches!(next, Next::Request) && await_request(&mut client, &gateway).await {
-        let mut scratch = gateway.scratch();
-        let started = gateway.clock.now();
-        let mut request = Request {
-            client: &mut client,
-            peer: &peer,
-            gateway: &gateway,
-            scratch: &mut scratch,
-            started,
-            route: None,
-        };
-        next = request.serve().await;
-        gateway.return_scratch(scratch);
-        client.reader.shrink();
+    while matches!(next, Next::Request) && await_request(&mut client.conn, gateway).await {
+        (client, next) = stages.serve(client).await;
     }
     match next {
-        Next::Linger => linger(&mut client).await,
+        // Boxed, or every connection would hold the room for it.
+        Next::Linger => Box::pin(linger(&mut client.conn)).await,
         Next::Tunnel(mut lease) => {
-            // Boxed, or every connection would hold the room for it.
-            Box::pin(tunnel::run(&mut client, &mut lease.conn, gateway.rules.timeouts.tunnel)).await;
+            Box::pin(tunnel::run(&mut client.conn, &mut lease.conn, gateway.rules.timeouts.tunnel)).await;
         }
         Next::Request | Next::Close => {}
     }

@@ -7,7 +7,7 @@ use crate::conn::Conn;
 use crate::gateway::Gateway;
 use crate::http::{Method, Version};
 use crate::log::Take;
-use crate::proxy;
+use crate::proxy::{self, Client, Stages};
 use crate::reply::{self, Addressee, Failure};
 use crate::time::now;
 use monoio::io::CancelHandle;
@@ -66,9 +66,10 @@ pub async fn accept(
     stop: CancelHandle,
 ) {
     let shedding = Rc::new(Cell::new(0));
+    let stages = Rc::new(Stages::new(gateway.clone()));
     while !gateway.draining.get() {
         match listener.cancelable_accept(stop.clone()).await {
-            Ok((stream, peer)) => welcome(stream, peer, &gateway, &cap, &shedding),
+            Ok((stream, peer)) => welcome(stream, peer, &stages, &cap, &shedding),
             Err(_) if gateway.draining.get() => break,
             Err(error) => {
                 if let Take::Write { suppressed } = gateway.may_log_trouble(now()) {
@@ -84,24 +85,25 @@ pub async fn accept(
             let Ok((stream, peer)) = rest.accept() else { break };
             let nonblocking = stream.set_nonblocking(monoio::utils::is_legacy());
             if let (Ok(()), Ok(stream)) = (nonblocking, TcpStream::from_std(stream)) {
-                welcome(stream, peer, &gateway, &cap, &shedding);
+                welcome(stream, peer, &stages, &cap, &shedding);
             }
         }
     }
 }
 
-fn welcome(stream: TcpStream, peer: SocketAddr, gateway: &Rc<Gateway>, cap: &Arc<Cap>, shedding: &Rc<Cell<usize>>) {
+fn welcome(stream: TcpStream, peer: SocketAddr, stages: &Rc<Stages>, cap: &Arc<Cap>, shedding: &Rc<Cell<usize>>) {
     // Without it a response may wait for the client's delayed acknowledgement; not worth failing over.
     let _ = stream.set_nodelay(true);
-    let gateway = gateway.clone();
     match cap.enter() {
         Some(pass) => {
+            let (stages, client) = (stages.clone(), Client::new(stream, peer, &stages.gateway));
             monoio::spawn(async move {
-                proxy::serve(stream, peer, gateway).await;
+                proxy::serve(client, stages).await;
                 drop(pass);
             });
         }
         None => {
+            let gateway = stages.gateway.clone();
             gateway.metrics.connection_shed();
             if shedding.get() < SHEDDING_MAX {
                 let shedding = shedding.clone();

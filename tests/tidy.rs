@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// The rooms from the bottom to the top, as the map in `lib.rs` has them. A room may import those below it and, without
 /// going round in circles, those beside it.
 const LAYERS: [&[&str]; 8] = [
-    &["http", "metrics", "log", "time", "resolve", "tls"],
+    &["http", "metrics", "coroutine", "log", "time", "resolve", "tls"],
     &["identity", "route", "redis", "conn", "deadlines"],
     &["limit", "upstream"],
     &["config", "reply"],

@@ -119,8 +119,12 @@ impl Client {
         let server = cluster.redirected(redirect, address).ok_or(Fault::Overloaded)?;
         let pipeline = &server.pipeline;
         // Not having been in time is told by the question that follows, and by the breaker to those after.
-        if !pipeline.is_broken() && monoio::time::timeout(deadline.since(now()), pipeline.tried()).await.is_err() {
-            pipeline.missed(now());
+        if !pipeline.is_broken() {
+            // Boxed: a timer takes up a kilobyte.
+            let tried = Box::pin(monoio::time::timeout(deadline.since(now()), pipeline.tried())).await;
+            if tried.is_err() {
+                pipeline.missed(now());
+            }
         }
         Ok(To { server, asking: redirect.asking })
     }

@@ -81,8 +81,8 @@ impl Dialer {
         within: Duration,
         deadlines: &Rc<Deadlines>,
     ) -> Result<Conn, ConnectFault> {
-        // What is dropped in flight here goes with its connection.
-        match monoio::time::timeout(within, self.open(place, host, line, deadlines)).await {
+        // What is dropped in flight here goes with its connection. Boxed: few requests open one.
+        match Box::pin(monoio::time::timeout(within, self.open(place, host, line, deadlines))).await {
             Ok(opened) => opened,
             Err(_) => Err(ConnectFault::TimedOut),
         }
