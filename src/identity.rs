@@ -355,9 +355,14 @@ pub(crate) fn push_secret(out: &mut Vec<u8>, name: &str, value: &[u8]) -> bool {
 /// Appends a part of a key: `{ } : %`, spaces, controls and non-ASCII percent-encoded; a part over [`PART_MAX`] bytes
 /// becomes `hash:` and its hash.
 pub fn push_part(out: &mut Vec<u8>, raw: &[u8]) {
+    let is_plain = |byte: u8| byte.is_ascii_graphic() & !matches!(byte, b'{' | b'}' | b':' | b'%');
+    // Asked of many bytes at once, since hardly any part has to be written in another way.
+    if raw.len() <= PART_MAX && raw.iter().fold(true, |all, &byte| all & is_plain(byte)) {
+        return out.extend_from_slice(raw);
+    }
     let start = out.len();
     for &byte in raw.iter().take(PART_MAX + 1) {
-        if byte.is_ascii_graphic() && !matches!(byte, b'{' | b'}' | b':' | b'%') {
+        if is_plain(byte) {
             out.push(byte);
         } else {
             out.push(b'%');
