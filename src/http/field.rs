@@ -153,20 +153,20 @@ impl FieldFacts {
         let (mut upgrade, mut protocol) = (false, false);
         let mut options = 0;
         for field in fields {
-            let value = field.value.of(buffer);
+            let value = || field.value.of(buffer);
             match field.known {
                 FieldName::Host if facts.host.is_some() => return Err(Refusal::Bad("more than one Host field")),
                 FieldName::Host => facts.host = Some(field.value),
                 FieldName::ContentLength if facts.length.is_some() => {
                     return Err(Refusal::Bad("more than one Content-Length"));
                 }
-                FieldName::ContentLength => facts.length = Some(content_length(value)?),
+                FieldName::ContentLength => facts.length = Some(content_length(value())?),
                 FieldName::TransferEncoding if facts.coding.is_some() => {
                     return Err(Refusal::Bad("more than one Transfer-Encoding"));
                 }
-                FieldName::TransferEncoding => facts.coding = Some(transfer_coding(value)?),
+                FieldName::TransferEncoding => facts.coding = Some(transfer_coding(value())?),
                 FieldName::Connection => {
-                    for option in tokens(value) {
+                    for option in tokens(value()) {
                         options += 1;
                         let (close, keep_alive) =
                             (option.eq_ignore_ascii_case(b"close"), option.eq_ignore_ascii_case(b"keep-alive"));
@@ -176,9 +176,9 @@ impl FieldFacts {
                         upgrade |= option.eq_ignore_ascii_case(b"upgrade");
                     }
                 }
-                FieldName::Te => facts.takes_trailers |= tokens(value).any(|t| t.eq_ignore_ascii_case(b"trailers")),
-                FieldName::Upgrade => protocol |= protocols(value).next().is_some(),
-                FieldName::Expect if value.eq_ignore_ascii_case(b"100-continue") => facts.expects_continue = true,
+                FieldName::Te => facts.takes_trailers |= tokens(value()).any(|t| t.eq_ignore_ascii_case(b"trailers")),
+                FieldName::Upgrade => protocol |= protocols(value()).next().is_some(),
+                FieldName::Expect if value().eq_ignore_ascii_case(b"100-continue") => facts.expects_continue = true,
                 FieldName::Expect => facts.expects_other = true,
                 _ => {}
             }
