@@ -120,6 +120,8 @@ fn a_server_that_takes_no_connections_does_not_look_idle() {
         clients.push(client);
         gateway.metric(&connections) > 0.0
     });
+    let answered = "rateguard_requests_total{route=\"/\",status=\"2xx\"}";
+    until("the others have none under way", || gateway.metric(answered) as usize == clients.len() - 1);
     let start = Instant::now();
     ask(gateway.address, 30, 1);
     assert!(start.elapsed() < Duration::from_secs(9), "somebody had to wait for it");

@@ -195,8 +195,8 @@ pub fn is_nothing((seen, begun): &(Vec<Seen>, Vec<Vec<u8>>), when: &str) -> Resu
     }
 }
 
-/// Rows longer than this may reach the gateway in more than one read, however they are sent.
-const ONE_READ_MAX: usize = 2000;
+/// Rows longer than this reach the gateway in more than one read, however they are sent.
+const ONE_READ_MAX: usize = rateguard::conn::INPUT_START;
 
 /// Whether the backend may have seen the beginning of a request: its head, and a body without an end. Only where the
 /// fault is in the body, and only where the gateway had the whole head before it had the byte that is wrong. Where the
