@@ -126,7 +126,35 @@ impl Cluster {
         for server in self.servers[to..to + 1].iter().chain(&self.servers[..PRIMARIES]) {
             ask(server, &["CLUSTER", "SETSLOT", &slot, "NODE", &id]);
         }
+        // Who takes a slot gives itself the highest epoch that it knows of: where it has not heard of another's, two have
+        // the same, and what they tell each other of their slots undoes what they were told here.
+        until("all agree who has which slots, by an epoch of its own", || {
+            let views: Vec<View> = self.servers.iter().map(view).collect();
+            views.iter().all(|view| *view == views[0]) && has_own_epochs(&views[0])
+        });
     }
+}
+
+/// What a server takes each primary to have: its id, its epoch, its slots.
+type View = Vec<(String, String, Vec<String>)>;
+
+fn view(server: &Redis) -> View {
+    let text = nodes(server);
+    let primaries = text.lines().filter(|line| line.contains("master"));
+    let mut view: View = primaries
+        .map(|line| {
+            let words: Vec<&str> = line.split(' ').collect();
+            let settled = words[8..].iter().filter(|slots| !slots.starts_with('['));
+            (words[0].into(), words[6].into(), settled.map(ToString::to_string).collect())
+        })
+        .collect();
+    view.sort();
+    view
+}
+
+fn has_own_epochs(view: &View) -> bool {
+    let epochs: std::collections::BTreeSet<&str> = view.iter().map(|(_, epoch, _)| epoch.as_str()).collect();
+    epochs.len() == view.len()
 }
 
 /// A server that has joined a cluster later.
