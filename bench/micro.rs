@@ -86,8 +86,11 @@ fn limits(bencher: Bencher, matching: usize) {
 #[divan::bench_group(sample_size = ROUNDS, sample_count = SAMPLES)]
 mod decision {
     use super::*;
+    use governor::clock::FakeRelativeClock;
+    use governor::{Quota, RateLimiter};
     use rateguard::limit::policy::Sheet;
     use std::cell::RefCell;
+    use std::num::NonZeroU32;
 
     /// By the number of buckets, any of which may be asked for: at a million most are in no cache.
     #[divan::bench(args = [1_000, 1_000_000])]
@@ -96,6 +99,18 @@ mod decision {
         let mut random = fastrand::Rng::with_seed(7);
         let sheet = || buckets.sheet(random.usize(..keys));
         bencher.with_inputs(sheet).bench_local_refs(|sheet| buckets.charge(sheet, 1));
+    }
+
+    /// The same with the keyed limiter of the governor crate, to compare.
+    #[divan::bench(args = [1_000, 1_000_000])]
+    fn any_key_of_governor(bencher: Bencher, keys: usize) {
+        let key = |number: usize| format!("rl:{{key:{number:032x}}}:-:limit-0").into_bytes();
+        let quota = Quota::per_second(NonZeroU32::MIN).allow_burst(NonZeroU32::new(1_000_000_000).unwrap());
+        let limiter = RateLimiter::dashmap_with_clock(quota, FakeRelativeClock::default());
+        (0..keys).for_each(|number| limiter.check_key(&key(number)).unwrap());
+        let mut random = fastrand::Rng::with_seed(7);
+        let any = || key(random.usize(..keys));
+        bencher.with_inputs(any).bench_local_refs(|key| limiter.check_key(key).unwrap());
     }
 
     /// By the number of limits on one request.

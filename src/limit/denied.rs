@@ -9,11 +9,10 @@
 
 use super::APPLIED_MAX;
 use super::bucket::{Bucket, Level, refill};
+use super::fingerprint::Fingerprints;
 use super::policy::{Mode, Policy, Sheet};
 use super::table::Table;
 use crate::time::Micros;
-use foldhash::fast::RandomState;
-use std::hash::BuildHasher;
 use std::time::Duration;
 
 /// Buckets that a worker remembers at most: with more, those that would be asked about again the soonest are forgotten.
@@ -29,12 +28,12 @@ const SLEW: u32 = 1024;
 /// Buckets that are known not to hold the cost of a request.
 pub struct Denied {
     table: Table,
-    hasher: RandomState,
+    prints: Fingerprints,
 }
 
 impl Default for Denied {
     fn default() -> Denied {
-        Denied { table: Table::new(ENTRIES_MAX), hasher: RandomState::default() }
+        Denied { table: Table::new(ENTRIES_MAX), prints: Fingerprints::default() }
     }
 }
 
@@ -46,20 +45,20 @@ impl Denied {
         for ((applied, level), key) in sheet.applied().iter().zip(&sheet.levels).zip(sheet.keys()) {
             let Some(level) = level else { continue };
             let bucket = Bucket { units: level.units, last: asked.0, token: policy.tier(applied).shape.token };
-            self.table.put(self.hasher.hash_one(key), key, bucket, asked.after(known_for).0, asked.0);
+            self.table.put(self.prints.of(key), bucket, asked.after(known_for).0, asked.0);
         }
     }
 
     /// Whether the store would deny the request at `now`, as far as is known here. Then the sheet tells what the buckets
     /// hold at most, those of which something is known.
-    pub fn denies(&self, policy: &Policy, sheet: &mut Sheet, now: Micros) -> bool {
-        if self.table.is_empty() {
+    pub fn denies(&mut self, policy: &Policy, sheet: &mut Sheet, now: Micros) -> bool {
+        if self.table.len() == 0 {
             return false;
         }
         let mut levels = [None; APPLIED_MAX];
         let mut denies = false;
         for ((applied, level), key) in sheet.applied().iter().zip(&mut levels).zip(sheet.keys()) {
-            let Some(known) = self.table.find(self.hasher.hash_one(key), key) else { continue };
+            let Some(known) = self.table.find(self.prints.of(key)) else { continue };
             let age = now.since(Micros(known.last));
             if age >= KEEP_MAX {
                 continue;

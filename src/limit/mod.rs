@@ -6,6 +6,7 @@
 pub mod bucket;
 mod charge;
 pub mod denied;
+mod fingerprint;
 pub mod lease;
 pub mod memory;
 pub mod out;
@@ -193,7 +194,7 @@ impl Limiter {
             local.keep_warm(policy, sheet, now);
             return Decision::AllowLeased;
         }
-        if denied.borrow().denies(policy, sheet, now) {
+        if denied.borrow_mut().denies(policy, sheet, now) {
             return Decision::DenyKnown;
         }
         let ask = if may_lease { leases.borrow_mut().ask(policy, sheet, now) } else { None };

@@ -130,3 +130,46 @@ fn the_store_in_memory_agrees_with_the_pure_functions() {
     let steps = ROUNDS * STEPS;
     assert!(certain > steps / 2 && denials > steps / 10, "{certain} certain and {denials} denied of {steps}");
 }
+
+/// Two threads, each with many requests under the same limits, which lie in different shards: exactly as many pass as the
+/// smallest bucket holds, and each of them is charged to all.
+#[test]
+fn two_threads_never_admit_more_than_there_is_and_charge_all_or_none() {
+    const ASKS: u64 = 20_000;
+    let bursts = [30_000, 7_000, 11_000, 39_999, 25_000];
+    let limit = |(number, burst)| Limit {
+        name: format!("l{number}"),
+        scope: Match { path: "/".into(), ..Match::default() },
+        by: vec![By::User],
+        quota: Quota { rate: "1/h".parse().unwrap(), burst },
+        cost: 1,
+        mode: Mode::Enforce,
+        plans: Vec::new(),
+        count_preflight: false,
+        on_failure: None,
+        lease: 0,
+    };
+    let limits: Vec<Limit> = bursts.into_iter().enumerate().map(limit).collect();
+    for some in [&limits[1..2], &limits[..3], &limits] {
+        let policy = Policy::new(some, &[], "p").unwrap();
+        let store = Store::default();
+        let ask = || {
+            let mut sheet = Sheet::default();
+            apply(&policy, 1, &mut sheet);
+            let mut passed = 0;
+            for _ in 0..ASKS {
+                store.charge(&policy, &mut sheet, Share::Whole, Micros(1));
+                passed += u64::from(!sheet.denied(&policy));
+            }
+            (passed, sheet)
+        };
+        let (one, other) = std::thread::scope(|scope| {
+            let one = scope.spawn(ask);
+            (ask(), one.join().unwrap())
+        });
+        assert_eq!(one.0 + other.0, 7_000, "under {} limits", some.len());
+        let left: Vec<u64> =
+            one.1.outcomes().map(|(applied, level)| policy.shape(applied, Share::Whole).remaining(level)).collect();
+        assert_eq!(left, some.iter().map(|limit| limit.quota.burst - 7_000).collect::<Vec<_>>());
+    }
+}
