@@ -36,8 +36,8 @@ COLUMNS_TEXT = """\
   little there; `busy` in raw.csv is how much of its processor the proxy used. All else is on one processor, which is
   saturated then (`one`, for CPU time), but for S7 (`two`): one worker and two, where the proxy may use two processors; wrk
   and the backend share these with it where the machine has fewer than four.
-- *half*: wrk waits between two requests of a connection, so that all are offered the same rate, half of what nginx reaches at
-  the start of this scenario. Its timers tick in milliseconds, so requests come in small bursts. *Added* is what a decision
+- *half*: wrk waits between two requests of a connection, so that all are offered the same rate, half of what the gateway
+  with Redis reaches at the start of this scenario. Its timers tick in milliseconds, so requests come in small bursts. *Added* is what a decision
   of Redis adds, over a round trip to it as redis-benchmark has it (one client, GET, the average), measured just before.
 - *nginx + Lua + Redis* sends one EVALSHA of the gateway's own script for each request, over connections that are kept. A
   *haproxy stick table* counts requests in a window, which is no token bucket. Of denials nginx and HAProxy send their own
