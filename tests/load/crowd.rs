@@ -21,7 +21,7 @@ const REQUESTS: usize = 1_000;
 const P99_MAX: Duration = Duration::from_millis(50);
 
 /// Memory that a connection holds while it waits for its next request, in a debug build.
-const IDLE_COST_MAX: usize = 12 * KIB;
+const IDLE_COST_MAX: usize = 3 * KIB;
 
 /// Downloads that are held by clients that read slowly.
 const BUSY: usize = 500;
