@@ -289,11 +289,11 @@ impl Conn {
             && entries.get(registration.key).is_some_and(|entry| has_nothing(entry.fd))
     }
 
-    /// The same as far as it can be told without asking the kernel, which may know of something that the next turn of the
-    /// loop is to bring.
+    /// The same without asking the kernel, where io_uring reads ahead: what arrived before a request has completed before it.
+    /// epoll tells what has arrived once a turn of the loop only, and a request may be read within that turn.
     pub fn seems_quiet(&mut self) -> bool {
         match &mut self.reader.half {
-            Incoming::Ahead(ahead) if ahead.is_under_way() => !ahead.has_come(),
+            Incoming::Ahead(ahead) if ahead.is_under_way() && !monoio::utils::is_legacy() => !ahead.has_come(),
             _ => self.is_quiet(),
         }
     }
