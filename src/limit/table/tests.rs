@@ -1,3 +1,5 @@
+//! The table beside a map that forgets nothing, and what it promises of its bound, its growth and what it drops.
+
 use super::super::bucket::Shape;
 use super::super::fingerprint::Fingerprints;
 use super::*;
