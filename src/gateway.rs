@@ -3,7 +3,7 @@
 //! No IO of its own; it hands out buffers and scratch space so that a request allocates nothing in the steady state.
 
 use crate::config::{Config, Goal};
-use crate::conn::{Deadlines, Timeouts};
+use crate::conn::{AHEAD_MAX, Deadlines, Timeouts};
 use crate::http::field::may_be_secret;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::{Bounds, Framing, Refusal};
@@ -20,8 +20,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Bytes of a lent buffer: room for a backend's head and a usual body in one read.
-pub const BUFFER: usize = 16 * 1024;
+/// Bytes of a lent buffer: room for a backend's head and a usual body in one read. A connection that is kept keeps it.
+pub const BUFFER: usize = AHEAD_MAX;
 
 /// Unused buffers and scratch spaces that a worker keeps, each.
 const SPARE_MAX: usize = 512;
