@@ -8,7 +8,7 @@ use rateguard::http::head::{RequestHead, ResponseHead};
 use rateguard::http::{Bounds, Method, RESPONSE_BOUNDS, Version};
 use rateguard::identity::{self, Caller, Consumer, Identity, Settings};
 use rateguard::limit::memory::Store;
-use rateguard::limit::policy::{By, Limit, Mode, Policy, Quota, Share, Sheet, Subject};
+use rateguard::limit::policy::{By, Limit, Policy, Quota, Share, Sheet, Subject};
 use rateguard::redis::resp;
 use rateguard::reply::{self, Addressee, Denial, Failure};
 use rateguard::route::{Asked, Match, PathTree};
@@ -346,16 +346,8 @@ fn parsed(text: &[u8]) -> RequestHead {
 /// One token a second for each user.
 fn limit(number: usize, path: &str, burst: u64) -> Limit {
     Limit {
-        name: format!("limit-{number}"),
         scope: Match { path: path.into(), ..Match::default() },
-        by: vec![By::User],
-        quota: Quota { rate: "1/s".parse().unwrap(), burst },
-        cost: 1,
-        mode: Mode::Enforce,
-        plans: Vec::new(),
-        count_preflight: false,
-        on_failure: None,
-        lease: 0,
+        ..Limit::of_each_user(&format!("limit-{number}"), Quota { rate: "1/s".parse().unwrap(), burst })
     }
 }
 

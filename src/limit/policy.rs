@@ -92,6 +92,22 @@ pub enum Share {
 }
 
 impl Limit {
+    /// A limit of one token a request on all requests of each user, enforced, and without anything that is optional.
+    pub fn of_each_user(name: &str, quota: Quota) -> Limit {
+        Limit {
+            name: name.into(),
+            scope: Match { path: "/".into(), ..Match::default() },
+            by: vec![By::User],
+            quota,
+            cost: 1,
+            mode: Mode::Enforce,
+            plans: Vec::new(),
+            count_preflight: false,
+            on_failure: None,
+            lease: 0,
+        }
+    }
+
     /// Whether its buckets are told apart by who asks (or not at all), so that inventing paths gains nothing.
     pub fn bounds_a_client(&self) -> bool {
         self.mode == Mode::Enforce && !self.by.iter().any(|by| matches!(by, By::Endpoint | By::Header(_)))

@@ -5,8 +5,7 @@ use crate::http::Bounds;
 use crate::http::head::RequestHead;
 use crate::identity::Caller;
 use crate::limit::bucket::Level;
-use crate::limit::policy::{By, Limit, Quota, Subject};
-use crate::route::Match;
+use crate::limit::policy::{Limit, Quota, Subject};
 
 const TO: Addressee<'static> = Addressee {
     version: Version::Http11,
@@ -17,18 +16,7 @@ const TO: Addressee<'static> = Addressee {
 };
 
 fn limit(name: &str, rate: &str, burst: u64, mode: Mode) -> Limit {
-    Limit {
-        name: name.into(),
-        scope: Match { path: "/".into(), ..Match::default() },
-        by: vec![By::User],
-        quota: Quota { rate: rate.parse().unwrap(), burst },
-        cost: 1,
-        mode,
-        plans: Vec::new(),
-        count_preflight: false,
-        on_failure: None,
-        lease: 0,
-    }
+    Limit { mode, ..Limit::of_each_user(name, Quota { rate: rate.parse().unwrap(), burst }) }
 }
 
 /// A policy of `limits` and the sheet of a plain request, its levels filled in as (tokens, short).

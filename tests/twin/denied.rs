@@ -4,8 +4,7 @@ use crate::support::seed;
 use fastrand::Rng;
 use rateguard::limit::denied::Denied;
 use rateguard::limit::level_of;
-use rateguard::limit::policy::{By, Limit, Mode, Policy, Quota, Sheet};
-use rateguard::route::Match;
+use rateguard::limit::policy::{Limit, Mode, Policy, Quota, Sheet};
 use rateguard::time::Micros;
 
 const ROUNDS: usize = 80;
@@ -107,16 +106,5 @@ fn a_denied_user_costs_one_question_for_each_wait() {
 }
 
 fn limit(name: &str) -> Limit {
-    Limit {
-        name: name.into(),
-        scope: Match { path: "/".into(), ..Match::default() },
-        by: vec![By::User],
-        quota: Quota { rate: "1/s".parse().unwrap(), burst: 1 },
-        cost: 1,
-        mode: Mode::Enforce,
-        plans: Vec::new(),
-        count_preflight: false,
-        on_failure: None,
-        lease: 0,
-    }
+    Limit::of_each_user(name, Quota { rate: "1/s".parse().unwrap(), burst: 1 })
 }

@@ -7,8 +7,7 @@ use rateguard::limit::bucket::{Bucket, Level, Shape, refill};
 use rateguard::limit::denied::Denied;
 use rateguard::limit::lease::{Ask, BACK, Granted, Leases, Return};
 use rateguard::limit::out::{Grant, Kept, Rest, Want};
-use rateguard::limit::policy::{self, By, Limit, Mode, Policy, Sheet};
-use rateguard::route::Match;
+use rateguard::limit::policy::{self, Limit, Mode, Policy, Sheet};
 use rateguard::time::Micros;
 use std::collections::HashMap;
 
@@ -391,16 +390,10 @@ fn limits(random: &mut Rng) -> Vec<Limit> {
         let burst = random.u64(2 * cost..=400);
         let rate = format!("{}/s", random.u64(1..=2 * burst)).parse().unwrap();
         Limit {
-            name: format!("l{i}"),
-            scope: Match { path: "/".into(), ..Match::default() },
-            by: vec![By::User],
-            quota: policy::Quota { rate, burst },
             cost,
             mode: if random.u8(..6) == 0 { Mode::Shadow } else { Mode::Enforce },
-            plans: Vec::new(),
-            count_preflight: false,
-            on_failure: None,
             lease: random.u64(cost..=burst / 2),
+            ..Limit::of_each_user(&format!("l{i}"), policy::Quota { rate, burst })
         }
     };
     let count = if random.bool() { 1 } else { random.usize(1..=3) };

@@ -6,8 +6,7 @@ use rateguard::http::head::RequestHead;
 use rateguard::identity::Caller;
 use rateguard::limit::bucket::{Bucket, Level, refill};
 use rateguard::limit::memory::Store;
-use rateguard::limit::policy::{By, Limit, Mode, Policy, Quota, Share, Sheet, Subject};
-use rateguard::route::Match;
+use rateguard::limit::policy::{Limit, Mode, Policy, Quota, Share, Sheet, Subject};
 use rateguard::time::Micros;
 use std::collections::HashMap;
 
@@ -33,16 +32,9 @@ pub fn policy(random: &mut Rng, limits: usize) -> Policy {
         .map(|i| {
             let quota = quota(random);
             Limit {
-                name: format!("l{i}"),
-                scope: Match { path: "/".into(), ..Match::default() },
-                by: vec![By::User],
-                quota: Quota { rate: quota.rate, burst: quota.burst },
                 cost: quota.cost,
                 mode: if random.u8(..4) == 0 { Mode::Shadow } else { Mode::Enforce },
-                plans: Vec::new(),
-                count_preflight: false,
-                on_failure: None,
-                lease: 0,
+                ..Limit::of_each_user(&format!("l{i}"), Quota { rate: quota.rate, burst: quota.burst })
             }
         })
         .collect();
@@ -137,18 +129,8 @@ fn the_store_in_memory_agrees_with_the_pure_functions() {
 fn two_threads_never_admit_more_than_there_is_and_charge_all_or_none() {
     const ASKS: u64 = 20_000;
     let bursts = [30_000, 7_000, 11_000, 39_999, 25_000];
-    let limit = |(number, burst)| Limit {
-        name: format!("l{number}"),
-        scope: Match { path: "/".into(), ..Match::default() },
-        by: vec![By::User],
-        quota: Quota { rate: "1/h".parse().unwrap(), burst },
-        cost: 1,
-        mode: Mode::Enforce,
-        plans: Vec::new(),
-        count_preflight: false,
-        on_failure: None,
-        lease: 0,
-    };
+    let limit =
+        |(number, burst)| Limit::of_each_user(&format!("l{number}"), Quota { rate: "1/h".parse().unwrap(), burst });
     let limits: Vec<Limit> = bursts.into_iter().enumerate().map(limit).collect();
     for some in [&limits[1..2], &limits[..3], &limits] {
         let policy = Policy::new(some, &[], "p").unwrap();

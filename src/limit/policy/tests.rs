@@ -7,16 +7,9 @@ const BOUNDS: Bounds = Bounds { head_max: 4096, fields_max: 64, body_max: None }
 
 fn limit(name: &str, path: &str, by: &[By]) -> Limit {
     Limit {
-        name: name.into(),
         scope: Match { path: path.into(), ..Match::default() },
         by: by.to_vec(),
-        quota: Quota { rate: "5/s".parse().unwrap(), burst: 10 },
-        cost: 1,
-        mode: Mode::Enforce,
-        plans: Vec::new(),
-        count_preflight: false,
-        on_failure: None,
-        lease: 0,
+        ..Limit::of_each_user(name, Quota { rate: "5/s".parse().unwrap(), burst: 10 })
     }
 }
 
