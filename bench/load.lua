@@ -1,9 +1,8 @@
--- What wrk sends for bench/run, and what it tells: wrk -s bench/load.lua URL -- MODE [USERS] [PAUSE_MS]
+-- What wrk sends for bench/run, and what it tells: wrk -s bench/load.lua URL -- MODE [USERS]
 --   key     one API key, one request made beforehand
 --   users   USERS API keys in turn, their requests made beforehand
 --   fresh   the same, each request made as it is sent: for more users than there is room for
 --   upload  POST of 1 MiB with one key
--- With PAUSE_MS, a connection waits between two requests: half of that to one and a half, so that none keep step.
 -- The last line is a JSON object: answers, microseconds, percentiles, and what was no answer of 200 to 399.
 local UPLOAD_BYTES = 1024 * 1024
 
@@ -33,7 +32,7 @@ local function made_when_sent(users)
 end
 
 function init(arguments)
-  local mode, users, pause_ms = arguments[1], tonumber(arguments[2] or "1"), tonumber(arguments[3] or "0")
+  local mode, users = arguments[1], tonumber(arguments[2] or "1")
   if mode == "users" then
     request = in_turn(users)
   elseif mode == "fresh" then
@@ -44,12 +43,6 @@ function init(arguments)
     end
     -- Where there is no function, wrk sends what it has made of its fields once.
     with_key(1)
-  end
-  if pause_ms > 0 then
-    math.randomseed(1)
-    delay = function()
-      return math.floor(pause_ms * (0.5 + math.random()) + 0.5)
-    end
   end
 end
 

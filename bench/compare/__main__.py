@@ -66,7 +66,7 @@ def plan(given, places, notes):
     peers = machine.installed()
     missing = {"haproxy": "haproxy", "nginx-lua": "nginx's Lua module (libnginx-mod-http-lua)", "nginx": "nginx"}
     notes += [f"{what}: not installed" for kind, what in missing.items() if kind not in peers]
-    notes += [f"placement {name}: too few processors" for name in ("split", "two") if name not in places]
+    notes += [f"placement {name}: too few processors" for name in ("split", "paced", "two") if name not in places]
     if idle_connections(scenarios.IDLE) < scenarios.IDLE:
         notes.append(f"{scenarios.IDLE} idle connections: {files_max()} files may be open, so there are fewer")
     chosen = [one for one in scenarios.ALL if one.name in given.only]
@@ -79,37 +79,39 @@ def say(text):
     print(text, file=sys.stderr, flush=True)
 
 
-def measured(bench, scenario, variant, run, offered):
+def measured(bench, scenario, variant, run, rate):
     line = {"at": int(time.time()), "scenario": scenario.name, "variant": variant.name, "place": variant.place}
     line["run"] = run
-    line.update(bench.measure(variant, offered))
+    line.update(bench.measure(variant, rate))
     if variant.trial == "idle":
         told = f"{line['rss_mib']:.1f} MiB, {line['idle_bytes']:.0f} bytes a connection"
     else:
-        told = f"{line['cpu_us']:.1f} us, {line['beats']:.2f} beats, {line['rps']:.0f}/s, p99 {line['p99_us']} us"
+        told = f"{line['cpu_us']:.1f} us, {line['beats']:.2f} beats, {line['rps']:.0f}/s, p99 {line['p99_us']:.0f} us"
     say(f"{scenario.name:7} {run:2} {variant.name:34} {told}{' (disturbed)' if line['marked'] else ''}")
     return line
 
 
 def full_rate(bench, scenario):
-    """Of the scenario's first variant, where half of it is to be offered to all."""
-    if not scenario.halved:
+    """What the scenario's loads are shares of: the rate that the first of those variants reaches by wrk; less, where its
+    share of that would keep a processor busy for more than half of the time."""
+    first = next((variant for variant in scenario.variants if variant.load.share), None)
+    if first is None:
         return None
-    first = scenario.variants[0]
-    return bench.once(replace(first, load=replace(first.load, halved=False)), None)["rps"]
+    rate = bench.once(replace(first, load=replace(first.load, share=0.0)), None)["rps"]
+    return figures.calm(rate, bench.once(first, rate)["busiest"])
 
 
 def interleaved(bench, scenario, runs, raw):
     """Every variant once, then all of them again; gives what failed."""
     failures = {}
     try:
-        offered = full_rate(bench, scenario)
+        rate = full_rate(bench, scenario)
     except (Failure, OSError) as failure:
         return [f"{scenario.name}: {failure}"]
     for run in range(1, min(runs, scenario.runs_max) + 1):
         for variant in scenario.variants:
             try:
-                raw.write(measured(bench, scenario, variant, run, offered))
+                raw.write(measured(bench, scenario, variant, run, rate))
             except (Failure, OSError) as failure:
                 failures[variant.name] = f"{scenario.name}, {variant.name}, run {run}: {failure}"
                 say(failures[variant.name])
@@ -148,7 +150,7 @@ def main():
     places = machine.places(os.sched_getaffinity(0))
     chosen = plan(given, places, notes)
     path = new_folder(given)
-    bench = Bench(places, given.programs, given.built / "examples" / "beat", given.seconds)
+    bench = Bench(places, given.programs, given.built / "examples", given.seconds)
     raw, awake = report.Raw(path / "raw.csv"), machine.Awake()
     failures, whole = measure_all(bench, chosen, given.runs, raw)
     awake.close()

@@ -75,3 +75,7 @@ class Window:
             others = sum(self.busy[processor] for processor in processors) - sum(spent[one] for one in who)
             worst = max(worst, others / self.wall_ns)
         return worst
+
+    def busiest(self, groups, spent):
+        """How much of their time those processors were at work for us that were so most. Arguments as above."""
+        return max(sum(spent[one] for one in who) / len(processors) for processors, who in groups) / self.wall_ns

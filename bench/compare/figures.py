@@ -4,6 +4,10 @@ import math
 import statistics
 from dataclasses import dataclass
 
+# Requests that come one by one wake everybody for each; the batches of a saturated proxy do not. So at half of the load that
+# saturates it, a processor may have no time left, and what is measured is its queue.
+BUSY_MAX = 0.5
+
 KEPT, MISSED, DIVIDED = "kept", "missed", "open: share and beats differ"
 
 
@@ -21,6 +25,11 @@ class Result:
     most: float
     marked: int
     verdict: str
+
+
+def calm(rate, busiest):
+    """The rate, lowered where at its share the busiest processor has less than half of its time left."""
+    return rate * min(1.0, BUSY_MAX / busiest)
 
 
 def by_round(lines, scenario, variant):

@@ -1,4 +1,4 @@
-"""What drives a proxy: wrk, connections that are held, a store that is filled; and the yardstick beside it."""
+"""What drives a proxy: wrk, pace, connections that are held, a store that is filled; and the yardstick beside it."""
 
 import contextlib
 import json
@@ -23,14 +23,14 @@ RECEIVE_BYTES = 1 << 18
 
 @dataclass(frozen=True)
 class Load:
-    """Requests as wrk sends them."""
+    """Requests as wrk sends them, one after the other on each connection; or as pace does, at a rate."""
 
     mode: str = "key"  # key, users, fresh, upload
     users: int = 1
     path: str = PATH
     connections: int = 64
     threads: int = 1
-    halved: bool = False  # half of the rate that the scenario's first variant reaches
+    share: float = 0.0  # of the rate that the scenario's first such variant reaches by wrk: then it is pace's
     denied: bool = False  # answers are 429, not 200
 
 
@@ -83,10 +83,19 @@ class Command:
             self.process.wait()
 
 
-def wrk(load, port, processors, seconds, pause_ms=0.0):
+def wrk(load, port, processors, seconds):
     shape = [f"-t{load.threads}", f"-c{load.connections}", f"-d{seconds}s", "--timeout", "10s", "-s", str(SCRIPT)]
-    asked = [f"http://127.0.0.1:{port}{load.path}", "--", load.mode, str(load.users), f"{pause_ms:.3f}"]
+    asked = [f"http://127.0.0.1:{port}{load.path}", "--", load.mode, str(load.users)]
     return Command(["wrk", *shape, *asked], processors, seconds + SLACK_S)
+
+
+def pace_command(program, load, port, seconds, rate):
+    return [str(program), "--port", str(port), "--rate", f"{rate:.0f}", "--seconds", str(seconds), "--path", load.path,
+            "--connections", str(load.connections), "--users", str(load.users)]
+
+
+def pace(program, load, port, processors, seconds, rate):
+    return Command(pace_command(program, load, port, seconds, rate), processors, seconds + SLACK_S)
 
 
 def beat(program, processors, seconds):

@@ -12,34 +12,41 @@ from dataclasses import dataclass
 
 HOUSE = pathlib.Path(__file__).resolve().parents[2]
 LUA_MODULES = ("/usr/lib/nginx/modules/ndk_http_module.so", "/usr/lib/nginx/modules/ngx_http_lua_module.so")
-# Processors for wrk, backend and Redis, where the proxy has one of its own.
+# Processors for load, backend and Redis, where the proxy has one of its own.
 REST_MAX = 3
 DMA_LATENCY = "/dev/cpu_dma_latency"
 
 
 @dataclass(frozen=True)
 class Place:
-    """On which processors the proxy runs, and on which the rest (wrk, backend, Redis)."""
+    """On which processors the proxy runs, on which the load and the backend, and on which Redis."""
 
     proxy: frozenset
     rest: frozenset
+    store: frozenset
 
     def groups(self):
-        """Sets of processors, each with who runs on it: both on one, or each on its own."""
-        if self.proxy == self.rest:
-            return [(self.proxy, ("proxy", "rest"))]
-        return [(self.proxy, ("proxy",)), (self.rest, ("rest",))]
+        """Sets of processors, each with who runs on it."""
+        found = {}
+        for who in ("proxy", "rest", "store"):
+            found.setdefault(getattr(self, who), []).append(who)
+        return list(found.items())
 
 
 def places(processors):
     """The placements that these processors allow, by name."""
     ordered = sorted(processors)
     last = frozenset(ordered[-1:])
-    found = {"one": Place(last, last)}
+    found = {"one": Place(last, last, last)}
     if len(ordered) >= 2:
-        found["split"] = Place(last, frozenset(ordered[:-1][:REST_MAX]))
-        two = frozenset(ordered[-2:])
-        found["two"] = Place(two, frozenset(ordered[:2]) if len(ordered) >= 4 else two)
+        rest = frozenset(ordered[:-1][:REST_MAX])
+        found["split"] = Place(last, rest, rest)
+        # The load and the backend fill one processor sooner than the proxy does its own; with Redis there too it would be
+        # their queue that is measured. Redis is the proxy's burden then, as it is the proxy that asks for it.
+        found["paced"] = Place(last, rest, rest if len(rest) > 1 else last)
+        two, other = frozenset(ordered[-2:]), frozenset(ordered[:2])
+        rest = other if len(ordered) >= 4 else two
+        found["two"] = Place(two, rest, rest)
     return found
 
 

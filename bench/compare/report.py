@@ -6,19 +6,21 @@ import datetime
 import plot
 
 COLUMNS = (
-    "at", "scenario", "variant", "place", "run", "attempt", "marked", "requests", "seconds", "rps", "p50_us", "p99_us",
-    "refused", "broken", "cpu_us", "share", "beats", "beat_ns", "wrk_us", "backend_us", "redis_us", "evalsha", "rtt_us",
-    "mb_per_cpu_s", "busy", "idle", "rss_mib", "idle_bytes", "foreign")
+    "at", "scenario", "variant", "place", "run", "attempt", "marked", "requests", "seconds", "rps", "p50_us", "p90_us",
+    "p99_us", "p999_us", "offered", "achieved", "waited", "late_p50_us", "late_p99_us", "late_max_us", "refused", "broken",
+    "cpu_us", "share", "beats", "beat_ns", "load_us", "backend_us", "redis_us", "evalsha", "rtt_us",
+    "mb_per_cpu_s", "busy", "busiest", "idle", "rss_mib", "idle_bytes", "foreign")
 UNITS = {
     "cpu_us": ("CPU us a request", ".1f"), "rps": ("requests/s", ".0f"), "p50_us": ("p50 us", ".0f"),
-    "p99_us": ("p99 us", ".0f"), "redis_us": ("Redis's CPU us a request", ".1f"),
+    "p99_us": ("p99 us", ".0f"),
+    "late_p99_us": ("p99 us that pace is late", ".0f"), "redis_us": ("Redis's CPU us a request", ".1f"),
     "evalsha": ("EVALSHAs a request", ".3f"), "mb_per_cpu_s": ("MB a CPU second", ".0f"), "rss_mib": ("RSS MiB", ".1f"),
     "idle_bytes": ("bytes a connection", ".0f")}
 HEAD = ("scenario", "of", "figure", "median", "compared with", "its median", "ratio", "least–most", "goal", "", "runs")
 
 COLUMNS_TEXT = """\
 - **median**: of the runs. CPU time is user and system time of the proxy's whole process tree, from the kernel's clock of
-  each process, divided by the answers that wrk has counted.
+  each process, divided by the answers that wrk, or pace, has counted.
 - **ratio**: median of the ratios within each round. Of CPU time there are two: by *share* / by *beats*. The share is the
   proxy's CPU time over what wrk and the backend have spent in the same run, on work that is the same for all. A beat is a
   send and a receive of 200 bytes on loopback, sampled all through the run on the proxy's processor (`bench/beat.rs`). Both
@@ -32,18 +34,25 @@ COLUMNS_TEXT = """\
 - **runs**: rounds that count. Those in which other processes took more than 6 % of a processor in use were repeated, up to
   twice; ones that stayed disturbed do not count unless there are no others, and are marked `!` then.
 - *apart* (`split` in raw.csv): the proxy on one processor; wrk, backend and Redis on others, three at most, for throughput and
-  latency. With two processors it is wrk and the backend that saturate first beside a fast proxy, so requests/s say
+  for latency with one connection. With two processors it is wrk and the backend that saturate first beside a fast proxy, so requests/s say
   little there; `busy` in raw.csv is how much of its processor the proxy used. All else is on one processor, which is
   saturated then (`one`, for CPU time), but for S7 (`two`): one worker and two, where the proxy may use two processors; wrk
   and the backend share these with it where the machine has fewer than four.
-- *half*: wrk waits between two requests of a connection, so that all are offered the same rate, half of what the gateway
-  with Redis reaches at the start of this scenario. Its timers tick in milliseconds, so requests come in small bursts. *Added* is what a decision
-  of Redis adds, over a round trip to it as redis-benchmark has it (one client, GET, the average), measured just before.
+- *half*, and *S4 apart*: `bench/pace.rs` sends each request at a moment of its own, with exponential gaps, and latency counts from
+  that moment, on 64 connections. All are offered the same rate: half of what the first of them reaches by wrk at the start
+  of the scenario, or less, as much as leaves every processor idle for half of the time (`busiest` in raw.csv): without batches
+  a request costs everybody more, and beyond that a p99 is the length of a queue. Where pace itself is late
+  (`late_p99_us`; it shares its processor) by as much as a latency, that latency says little. *Paced* in raw.csv: the proxy on one
+  processor, pace and backend on others; Redis with these where they have two at least, else beside the proxy, whose decisions
+  it makes: on one processor with pace and backend the three would queue for each other, which no client of a gateway sees.
+  *Added* is what a decision of Redis adds, over a round trip to it as redis-benchmark has it (one client, GET, the
+  average), measured just before. That client asks again at once, so that nobody has gone to sleep.
 - *nginx + Lua + Redis* sends one EVALSHA of the gateway's own script for each request, over connections that are kept. A
   *haproxy stick table* counts requests in a window, which is no token bucket. Of denials nginx and HAProxy send their own
   pages and log nothing; the gateway logs them as it does by default, 100 a second at most.
 - S5: nginx *tuned* streams requests and has larger buffers. S6: RSS of all processes of a proxy; bytes above what it was
-  before the connections. S4: from the fault on, 1 s after the load had begun."""
+  before the connections. S4: from the fault on, 1 s after the load had begun; with pace, the requests that meet the fault
+  first are those that open its connections, which do not count."""
 
 
 def goal_text(goal):

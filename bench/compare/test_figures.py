@@ -2,7 +2,9 @@
 
 import unittest
 
+import accounting
 import figures
+import load
 from scenarios import Goal, Row
 
 
@@ -54,6 +56,26 @@ class Results(unittest.TestCase):
         found = figures.result(lines, "S", Row("with", "without", "p99_us", "added", Goal(ratio_max=1.5)))
         self.assertEqual((found.value, found.other, found.ratios), (100, 50.0, (2.0,)))
         self.assertEqual(found.verdict, figures.MISSED)
+
+
+class Rate(unittest.TestCase):
+    def test_it_is_lowered_until_the_busiest_processor_has_half_of_its_time(self):
+        self.assertEqual(figures.calm(30_000, 0.4), 30_000)
+        self.assertEqual(figures.calm(30_000, 0.75), 20_000)
+
+
+class Load(unittest.TestCase):
+    def test_what_is_asked_of_pace(self):
+        asked = load.pace_command("pace", load.Load("users", 10_000, share=0.5), 80, 4, 7_999.6)
+        told = dict(zip(asked[1::2], asked[2::2]))
+        self.assertEqual(told, {"--port": "80", "--rate": "8000", "--seconds": "4", "--path": "/api/items",
+                                "--connections": "64", "--users": "10000"})
+
+    def test_the_busiest_processors_are_those_that_worked_most_for_us(self):
+        window = object.__new__(accounting.Window)
+        window.wall_ns = 100
+        groups = [({1}, ["proxy", "store"]), ({0, 2}, ["rest"])]
+        self.assertEqual(window.busiest(groups, {"proxy": 20, "store": 15, "rest": 80}), 0.4)
 
 
 class Verdict(unittest.TestCase):

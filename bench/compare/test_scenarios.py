@@ -22,6 +22,15 @@ class Tables(unittest.TestCase):
             told = {name for row in scenario.rows for name in (row.subject, row.against)}
             self.assertEqual({variant.name for variant in scenario.variants} - told, set(), scenario.name)
 
+    def test_latencies_that_are_compared_are_under_the_same_load(self):
+        for scenario in scenarios.ALL:
+            shares = {variant.name: (variant.load.share, variant.place) for variant in scenario.variants}
+            for row in scenario.rows:
+                if row.figure in ("p50_us", "p99_us"):
+                    self.assertEqual(shares[row.subject], shares[row.against], scenario.name)
+            paced = {place for share, place in shares.values() if share}
+            self.assertLessEqual(paced, {"paced"}, scenario.name)
+
     def test_another_build_is_measured_after_each_and_compared_with_the_first(self):
         scenario = scenarios.with_programs(scenarios.forward(), ["rateguard", "changed"])
         names = [variant.name for variant in scenario.variants]
@@ -46,9 +55,17 @@ class Tables(unittest.TestCase):
         found = machine.places({0, 1})
         self.assertEqual((found["split"].proxy, found["split"].rest), ({1}, {0}))
         self.assertEqual(found["two"].proxy, found["two"].rest)
+        self.assertEqual((found["paced"].proxy, found["paced"].rest, found["paced"].store), ({1}, {0}, {1}))
+        self.assertEqual(machine.places({0, 1, 2})["paced"].store, {0, 1})
         found = machine.places({0, 1, 2, 3})
         self.assertEqual((found["two"].proxy, found["two"].rest), ({2, 3}, {0, 1}))
         self.assertEqual((found["split"].proxy, found["split"].rest), ({3}, {0, 1, 2}))
+
+    def test_who_shares_processors_is_one_group(self):
+        found = machine.places({0, 1})
+        self.assertEqual(found["one"].groups(), [({1}, ["proxy", "rest", "store"])])
+        self.assertEqual(found["split"].groups(), [({1}, ["proxy"]), ({0}, ["rest", "store"])])
+        self.assertEqual(found["paced"].groups(), [({1}, ["proxy", "store"]), ({0}, ["rest"])])
 
     def test_a_model_becomes_part_of_a_name(self):
         self.assertEqual(machine.slug("Intel(R) Xeon(R) CPU @ 2.20GHz"), "intel-xeon-cpu-2-20ghz")

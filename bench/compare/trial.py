@@ -25,6 +25,8 @@ SETTLE_S = 1.0
 FIRST_CONNECTIONS = 50
 # Files that a proxy needs beside one for each connection that keeps silent.
 FILES_SPARE = 300
+# What only pace tells.
+PACED = ("p90_us", "p999_us", "offered", "achieved", "waited", "late_p50_us", "late_p99_us", "late_max_us")
 
 
 def idle_connections(wanted):
@@ -34,26 +36,29 @@ def idle_connections(wanted):
 class Bench:
     """What all measurements have in common."""
 
-    def __init__(self, places, programs, beat, seconds):
-        self.places, self.programs, self.beat, self.seconds = places, programs, beat, seconds
+    def __init__(self, places, programs, tools, seconds):
+        """`tools`: the folder of beat and pace."""
+        self.places, self.programs, self.seconds = places, programs, seconds
+        self.beat, self.pace = tools / "beat", tools / "pace"
 
-    def measure(self, variant, offered=None):
+    def measure(self, variant, rate=None):
         """A line of raw data; repeated where others were too busy meanwhile."""
         for attempt in range(1, REPEATS + 2):
-            line = self.once(variant, offered)
+            line = self.once(variant, rate)
             line.update(attempt=attempt, marked=int(line["foreign"] > FOREIGN_MAX))
             if not line["marked"]:
                 break
         return line
 
-    def once(self, variant, offered):
+    def once(self, variant, rate):
+        """`rate`: what the load is a share of, where it is one."""
         place = self.places[variant.place]
         folder = pathlib.Path(tempfile.mkdtemp(prefix="rateguard-bench-"))
         try:
             with Processes(folder) as processes:
                 trial = Trial(self, variant, place, processes)
                 trial.start()
-                return trial.idle() if variant.trial == "idle" else trial.driven(offered)
+                return trial.idle() if variant.trial == "idle" else trial.driven(rate)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -69,11 +74,11 @@ class Trial:
         proxy, folder = self.variant.proxy, self.processes.folder
         self.processes.start("backend", peers.backend(folder, self.ports), self.ports["backend"], self.place.rest)
         if proxy.redis:
-            self.processes.start("redis", peers.redis(folder, self.ports), self.ports["redis"], self.place.rest)
+            self.processes.start("redis", peers.redis(folder, self.ports), self.ports["redis"], self.place.store)
         command = peers.command(proxy, folder, self.ports, self.bench.programs)
         self.processes.start("proxy", command, self.ports["proxy"], self.place.proxy)
 
-    def driven(self, offered):
+    def driven(self, rate):
         """Under load: what it cost, and how long requests took."""
         variant, line = self.variant, {}
         if variant.round_trip:
@@ -84,17 +89,19 @@ class Trial:
         with contextlib.ExitStack() as held:
             if variant.idle:
                 held.callback(load.Held(self.ports["proxy"], idle_connections(variant.idle)).close)
-            pause_ms = 1e3 * variant.load.connections / (offered / 2) if variant.load.halved else 0.0
-            self.wrk(WARM_S, pause_ms).wait()
+            self.driver(WARM_S, rate).wait()
             self.fail_store()
             before = self.evalshas()
-            line.update(self.loaded(pause_ms))
+            line.update(self.loaded(rate))
             if before is not None:
                 line["evalsha"] = (self.evalshas() - before) / line["requests"]
         return line
 
-    def wrk(self, seconds, pause_ms):
-        return load.wrk(self.variant.load, self.ports["proxy"], self.place.rest, seconds, pause_ms)
+    def driver(self, seconds, rate):
+        asked, port, processors = self.variant.load, self.ports["proxy"], self.place.rest
+        if asked.share:
+            return load.pace(self.bench.pace, asked, port, processors, seconds, asked.share * rate)
+        return load.wrk(asked, port, processors, seconds)
 
     def fail_store(self):
         faults = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
@@ -113,12 +120,12 @@ class Trial:
                 return int(row.partition("calls=")[2].partition(",")[0])
         return 0
 
-    def loaded(self, pause_ms):
+    def loaded(self, rate):
         seconds = self.bench.seconds
         beat = load.beat(self.bench.beat, self.place.proxy, seconds - BEAT_MARGIN_S)
         try:
             window = accounting.Window(self.processes.families())
-            driver = self.wrk(seconds, pause_ms)
+            driver = self.driver(seconds, rate)
             try:
                 told = driver.wait()
             finally:
@@ -139,17 +146,18 @@ class Trial:
         expected = facts["refused"] if self.variant.load.denied else requests - facts["refused"]
         if (requests - expected + facts["broken"]) / requests > WRONG_MAX:
             raise Failure(f"{requests} answers, {facts['refused']} not of 200 to 399, {facts['broken']} connections failed")
-        rest = told.cpu_ns + cpu["backend"] + cpu.get("redis", 0)
-        foreign = window.foreign(self.place.groups(), {"proxy": cpu["proxy"] + yardstick.cpu_ns, "rest": rest})
+        spent = {"proxy": cpu["proxy"] + yardstick.cpu_ns, "rest": told.cpu_ns + cpu["backend"], "store": cpu.get("redis", 0)}
+        foreign, busiest = (ask(self.place.groups(), spent) for ask in (window.foreign, window.busiest))
         each = {name: ns / requests / 1e3 for name, ns in cpu.items()}
         line = {
             "requests": requests, "seconds": facts["duration_us"] / 1e6, "rps": requests / facts["duration_us"] * 1e6,
             **{name: facts[name] for name in ("p50_us", "p99_us", "refused", "broken")},
-            "cpu_us": each["proxy"], "wrk_us": told.cpu_ns / requests / 1e3, "backend_us": each["backend"],
+            **{name: facts.get(name) for name in PACED},
+            "cpu_us": each["proxy"], "load_us": told.cpu_ns / requests / 1e3, "backend_us": each["backend"],
             "redis_us": each.get("redis"), "beat_ns": yardstick.facts["median_ns"],
             "share": cpu["proxy"] / (told.cpu_ns + cpu["backend"]),
             "beats": cpu["proxy"] / requests / yardstick.facts["median_ns"],
-            "busy": cpu["proxy"] / window.wall_ns, "foreign": foreign,
+            "busy": cpu["proxy"] / window.wall_ns, "busiest": busiest, "foreign": foreign,
         }
         if self.variant.load.path != load.PATH:
             line["mb_per_cpu_s"] = requests * peers.BIG_BYTES / 1e6 / (cpu["proxy"] / 1e9)
