@@ -20,6 +20,8 @@ from trial import WARM_S, Bench, idle_connections
 QUICK_RUNS, QUICK_SECONDS = 1, 1
 OWN = "rateguard"
 INTERRUPTED = 130
+# The fewer requests, the more processor time each of them takes: one step would not do.
+CALM_STEPS = 3
 
 
 def options():
@@ -98,7 +100,12 @@ def full_rate(bench, scenario):
     if first is None:
         return None
     rate = bench.once(replace(first, load=replace(first.load, share=0.0)), None)["rps"]
-    return figures.calm(rate, bench.once(first, rate)["busiest"])
+    for _ in range(CALM_STEPS):
+        calm = figures.calm(rate, bench.once(first, rate)["busiest"])
+        if calm == rate:
+            break
+        rate = calm
+    return rate
 
 
 def interleaved(bench, scenario, runs, raw):

@@ -40,7 +40,7 @@ COLUMNS_TEXT = """\
   and the backend share these with it where the machine has fewer than four.
 - *half*, and *S4 apart*: `bench/pace.rs` sends each request at a moment of its own, with exponential gaps, and latency counts from
   that moment, on 64 connections. All are offered the same rate: half of what the first of them reaches by wrk at the start
-  of the scenario, or less, as much as leaves every processor idle for half of the time (`busiest` in raw.csv): without batches
+  of the scenario, or less, so that every processor is idle for about half of the time (`busiest` in raw.csv tells): without batches
   a request costs everybody more, and beyond that a p99 is the length of a queue. Where pace itself is late
   (`late_p99_us`; it shares its processor) by as much as a latency, that latency says little. *Paced* in raw.csv: the proxy on one
   processor, pace and backend on others; Redis with these where they have two at least, else beside the proxy, whose decisions
