@@ -13,6 +13,7 @@
 use crate::coroutine::Coroutine;
 pub use crate::deadlines::{Deadlines, SCAN_INTERVAL};
 use crate::deadlines::{Due, Entry, Watch, has_nothing, reset, shut, socket};
+use crate::splice::{Broken, Splicer};
 use crate::tls;
 use monoio::buf::{IoBuf, IoBufMut};
 use monoio::io::{AsyncReadRent, AsyncWriteRent, OwnedReadHalf, OwnedWriteHalf, Splitable};
@@ -112,6 +113,10 @@ impl Registration {
         if let Some(entry) = self.deadlines.entries.borrow_mut().get_mut(self.key) {
             change(entry);
         }
+    }
+
+    fn fd(&self) -> Option<RawFd> {
+        self.deadlines.entries.borrow().get(self.key).map(|entry| entry.fd)
     }
 
     fn due(&self, after: Duration) -> Due {
@@ -553,6 +558,23 @@ impl Writer {
         buffer.clear();
         reader.buffer = buffer;
         sent.result
+    }
+
+    /// Passes on what more has come, where `reader` took all that it had room for: `most` bytes at most, without waiting and
+    /// without a copy. Gives how many were taken; those of them for which the peer has no room are left with the reader.
+    pub fn splice(&mut self, reader: &mut Reader, most: u64, splicer: &Splicer) -> Result<usize, Broken> {
+        let is_ready = reader.was_full && reader.buffer.is_empty() && !reader.is_under_way() && splicer.is_usable();
+        let (Incoming::Plain(_) | Incoming::Ahead(_), Outgoing::Plain(_)) = (&reader.half, &self.half) else {
+            return Ok(0);
+        };
+        let (Some(from), Some(to), true) = (reader.registration.fd(), self.registration.fd(), is_ready) else {
+            return Ok(0);
+        };
+        // So the buffer need not grow, and a read that waits comes between two turns.
+        reader.was_full = false;
+        let moved = splicer.pass(socket(from), socket(to), most, &mut reader.buffer)?;
+        self.registration.eager.set(self.registration.eager.get() + moved.pieces);
+        Ok(moved.bytes + reader.buffer.len())
     }
 
     /// Waits without doing anything, for who must not close the connection yet.

@@ -14,6 +14,7 @@ use crate::log::{Budget, Take};
 use crate::metrics;
 use crate::route::rewrite::PathChange;
 use crate::route::{HostPattern, Match, PathTree};
+use crate::splice::Splicer;
 use crate::time::{Micros, TurnClock};
 use crate::upstream::pool::Upstream;
 use std::cell::{Cell, RefCell};
@@ -155,6 +156,8 @@ pub struct Gateway {
     pub deadlines: Rc<Deadlines>,
     /// Its clock.
     pub clock: Rc<TurnClock>,
+    /// What large bodies go through.
+    pub splicer: Splicer,
     /// Whether it is stopping: connections are closed after the answer at hand.
     pub draining: Cell<bool>,
     /// Client connections at present.
@@ -213,6 +216,7 @@ impl Gateway {
             metrics,
             deadlines,
             clock: Rc::default(),
+            splicer: Splicer::default(),
             draining: Cell::new(false),
             open: Cell::new(0),
             date: RefCell::default(),

@@ -14,7 +14,7 @@
 //!    gateway    explain                  what a worker needs; what a request would meet, in words
 //! 3  config     reply                    text -> only valid values; failures and denials -> bytes
 //! 2  limit      upstream (dial S, pool S, probe S)  buckets, policy, stores; backends and their connections
-//! 1  identity   route   redis (client S, connection S, dial S)   conn S   deadlines S
+//! 1  identity   route   redis (client S, connection S, dial S)   conn S   deadlines S   splice S
 //! 0  http   metrics   coroutine   log S   time S   resolve (lookup S, rounds S)   tls S
 //!
 //! beside the gateway: backend S (the demo backend), tools S (burst, spread, healthcheck)
@@ -65,6 +65,7 @@ pub mod reply;
 pub mod resolve;
 pub mod route;
 pub mod server;
+pub mod splice;
 pub mod time;
 pub mod tls;
 pub mod tools;

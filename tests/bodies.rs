@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 const MIB: usize = 1024 * 1024;
 
@@ -253,6 +254,145 @@ fn a_large_download_takes_bounded_memory() {
     assert!(grown < GROWTH_MAX, "grew by {grown} bytes");
 }
 
+/// The bytes of the download with this number, from a place on; `length` of them.
+fn numbered(number: usize, from: usize, length: usize) -> Vec<u8> {
+    (from..from + length).map(|at| pattern(at + 7 * number)).collect()
+}
+
+/// A backend that answers `/NUMBER` with so many bytes of that download, with their length before them or a close behind.
+fn numbering_origin(length: usize, closes: bool) -> Origin {
+    Origin::new(move |mut stream, _| {
+        while let Some(head) = read_head(&mut stream) {
+            let number = head[5..].split(' ').next().unwrap().parse().unwrap();
+            let field = if closes { String::new() } else { format!("Content-Length: {length}\r\n") };
+            write!(stream, "HTTP/1.1 200 OK\r\n{field}\r\n").unwrap();
+            if stream.write_all(&numbered(number, 0, length)).is_err() || closes {
+                return;
+            }
+        }
+    })
+}
+
+/// A gateway all of whose connections share what a worker has.
+fn lone_worker(origin: &Origin) -> Gateway {
+    Gateway::start(&config("", &[origin.address], "").replace("workers = 2", "workers = 1"))
+}
+
+/// Reads a download piece by piece, and stops after each for as long as is said.
+fn read_in_fits(input: &mut impl Read, number: usize, length: usize, pause: Duration) {
+    let mut piece = vec![0; 300_000];
+    let mut at = 0;
+    while at < length {
+        let most = piece.len().min(length - at);
+        input.read_exact(&mut piece[..most]).unwrap();
+        assert!(
+            piece[..most] == numbered(number, at, most),
+            "download {number} was changed within {most} bytes from {at}"
+        );
+        at += most;
+        std::thread::sleep(pause);
+    }
+}
+
+#[test]
+fn downloads_of_one_worker_are_kept_apart_while_some_are_slow_and_some_break_off() {
+    const LENGTH: usize = 9 * MIB + 11;
+    for closes in [false, true] {
+        let origin = numbering_origin(LENGTH, closes);
+        let gateway = lone_worker(&origin);
+        let clients: Vec<_> = (0..9)
+            .map(|number| {
+                let mut client = Client::connect(gateway.address);
+                std::thread::spawn(move || {
+                    // Only for a client of the old version a body goes on as it is that ends with the connection.
+                    let version = if closes { "1.0" } else { "1.1" };
+                    client.send(format!("GET /{number} HTTP/{version}\r\nHost: h\r\n\r\n"));
+                    assert!(read_head(&mut client.stream).unwrap().contains("200 OK"));
+                    match number % 3 {
+                        0 => read_in_fits(&mut client.stream, number, LENGTH, Duration::ZERO),
+                        1 => read_in_fits(&mut client.stream, number, LENGTH, Duration::from_millis(5)),
+                        _ => read_in_fits(&mut client.stream, number, MIB * number, Duration::from_millis(1)),
+                    }
+                    if closes && number % 3 < 2 {
+                        assert_eq!(client.stream.read(&mut [0]).unwrap(), 0, "download {number} goes on");
+                    }
+                })
+            })
+            .collect();
+        for client in clients {
+            client.join().unwrap();
+        }
+        until("all are forgotten", || gateway.metric("rateguard_connections") == 0.0);
+    }
+}
+
+#[test]
+fn a_large_body_that_comes_bit_by_bit_is_passed_on_bit_by_bit() {
+    const BITS: [usize; 8] = [20_000, 1, 70_000, 16_384, 40_000, 300_000, 16_383, 5];
+    let (took, taken) = std::sync::mpsc::channel::<()>();
+    let taken = std::sync::Mutex::new(taken);
+    let origin = Origin::new(move |mut stream, _| {
+        read_head(&mut stream).unwrap();
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 2 * BITS.iter().sum::<usize>()).unwrap();
+        let mut at = 0;
+        for bit in [BITS, BITS].concat() {
+            stream.write_all(&numbered(0, at, bit)).unwrap();
+            at += bit;
+            taken.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+        }
+    });
+    let gateway = gateway("", &origin);
+    let mut client = Client::connect(gateway.address);
+    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert!(read_head(&mut client.stream).unwrap().contains("200 OK"));
+    let mut at = 0;
+    for bit in [BITS, BITS].concat() {
+        let mut got = vec![0; bit];
+        client.stream.read_exact(&mut got).unwrap();
+        assert!(got == numbered(0, at, bit), "changed within {bit} bytes from {at}");
+        at += bit;
+        took.send(()).unwrap();
+    }
+}
+
+#[test]
+fn a_large_body_that_a_reset_ends_does_not_look_whole() {
+    const LENGTH: usize = 4 * MIB;
+    let origin = Origin::new(|mut stream, number| {
+        read_head(&mut stream).unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+        // Ends anywhere, and with the gateway anywhere in what came before.
+        let _ = stream.write_all(&numbered(number, 0, LENGTH + 5_000 * number));
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    });
+    let gateway = gateway("", &origin);
+    for number in 0..40 {
+        let mut client = Client::connect(gateway.address);
+        client.send("GET / HTTP/1.0\r\n\r\n");
+        let end = client.stream.read_to_end(&mut Vec::new());
+        assert!(end.is_err(), "download {number} looks whole: {end:?}");
+    }
+}
+
+#[test]
+fn bytes_behind_a_large_body_reach_nobody() {
+    const LENGTH: usize = MIB;
+    let origin = Origin::new(|mut stream, _| {
+        while read_head(&mut stream).is_some() {
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n").unwrap();
+            let mut answer = numbered(0, 0, LENGTH);
+            answer.extend_from_slice(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison");
+            stream.write_all(&answer).unwrap();
+        }
+    });
+    let gateway = lone_worker(&origin);
+    let mut client = Client::connect(gateway.address);
+    for _ in 0..8 {
+        let response = client.get("/", "");
+        assert!(response.status == 200 && response.body == numbered(0, 0, LENGTH));
+    }
+}
+
 #[test]
 fn a_client_that_reads_nothing_holds_the_backend_back() {
     let (origin, sent) = large_origin();
@@ -364,7 +504,7 @@ fn a_reset_is_not_taken_for_the_end_of_a_body_that_ends_with_the_connection() {
         read_head(&mut stream).unwrap();
         stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nhello").unwrap();
         wait.lock().unwrap().recv_timeout(PATIENCE).unwrap();
-        socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
     });
     let gateway = gateway("", &origin);
     let mut client = Client::connect(gateway.address);

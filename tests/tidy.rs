@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// going round in circles, those beside it.
 const LAYERS: [&[&str]; 8] = [
     &["http", "metrics", "coroutine", "log", "time", "resolve", "tls"],
-    &["identity", "route", "redis", "conn", "deadlines"],
+    &["identity", "route", "redis", "conn", "deadlines", "splice"],
     &["limit", "upstream"],
     &["config", "reply"],
     &["server", "proxy", "relay", "tunnel", "gateway", "explain"],
@@ -21,7 +21,7 @@ const LAYERS: [&[&str]; 8] = [
 const BESIDE: [&str; 2] = ["backend", "tools"];
 
 /// The files that may touch sockets, files, threads, the clock or the environment.
-const SHELLS: [&str; 26] = [
+const SHELLS: [&str; 27] = [
     "admin/server.rs",
     "backend.rs",
     "cli.rs",
@@ -37,6 +37,7 @@ const SHELLS: [&str; 26] = [
     "resolve/lookup.rs",
     "resolve/rounds.rs",
     "server.rs",
+    "splice.rs",
     "time.rs",
     "tls.rs",
     "tools/burst.rs",

@@ -128,6 +128,15 @@ impl Decoder {
         self.state == State::UntilClose
     }
 
+    /// How many bytes are all data from here on: none where framing comes between them.
+    pub fn data_left(&self) -> u64 {
+        match self.state {
+            State::Length(left) => left,
+            State::UntilClose => u64::MAX,
+            _ => 0,
+        }
+    }
+
     /// Takes that many bytes as data, where they all are: so they need not be looked at. Else nothing changes.
     pub fn take_data(&mut self, bytes: usize) -> bool {
         match self.state {

@@ -9,6 +9,7 @@ use crate::http::head::ResponseHead;
 use crate::http::{BadResponse, Framing, Method, RESPONSE_BOUNDS, Version};
 use crate::metrics::UpstreamError;
 use crate::reply::Failure;
+use crate::splice::Broken;
 use std::cell::Cell;
 use std::time::Duration;
 
@@ -181,16 +182,30 @@ impl Download<'_> {
             if bad {
                 return Err(BreakOff::Backend(UpstreamError::BadResponse));
             }
-            if body.is_done() {
+            let spliced = framed != Framing::Chunked && self.splice(reader, writer, body)?;
+            if !spliced && body.is_done() {
                 return Ok(());
             }
-            if reader.data().is_empty() && self.is_over(reader, body).await? {
+            if !spliced && reader.data().is_empty() && self.is_over(reader, body).await? {
                 return self.end_by_close(writer, framed, out, write).await;
             }
-            if framed != Framing::Chunked && body.take_data(reader.data().len()) {
+            if spliced || (framed != Framing::Chunked && body.take_data(reader.data().len())) {
                 writer.send_from(reader, write).await?;
             }
         }
+    }
+
+    /// Passes on what has come of the body, where it can go as it is and is much; what the reader holds then has been counted.
+    fn splice(&self, reader: &mut Reader, writer: &mut Writer, body: &mut Decoder) -> Result<bool, BreakOff> {
+        let left = body.data_left();
+        if left == 0 {
+            return Ok(false);
+        }
+        let bytes = writer.splice(reader, left, &self.flight.gateway.splicer).map_err(|side| match side {
+            Broken::From => BreakOff::Backend(UpstreamError::Receive),
+            Broken::To => BreakOff::Client,
+        })?;
+        Ok(bytes > 0 && body.take_data(bytes))
     }
 
     /// Receives more of the body; true where the close was its proper end.

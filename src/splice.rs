@@ -1,0 +1,267 @@
+//! Bytes from one socket to another that never enter the process: through a pipe, which takes the pages as they are.
+//!
+//! Shell. Nothing here waits, and a worker's pipe is empty whenever it is not at work: so one is enough for all of its
+//! connections, and no deadline and no lost client has to care for what is in it.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell: moves bytes between sockets")]
+
+use rustix::io::{Errno, ioctl_fionbio, ioctl_fionread, read, retry_on_intr};
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
+use std::cell::RefCell;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Bytes that a pipe takes at once, and that may have to be copied out of it where the other side has no room: what is
+/// read of a body at once otherwise.
+pub const PIPE_MAX: usize = 64 * 1024;
+
+/// Bytes that one connection may move before others have their turn: about a tenth of a millisecond.
+const TURN_MAX: u64 = 512 * 1024;
+
+/// What is less than that is copied with what comes next.
+const READY_MIN: u64 = 16 * 1024;
+
+/// A worker's pipe, made when it is first of use.
+#[derive(Default)]
+pub struct Splicer(RefCell<State>);
+
+#[derive(Default)]
+enum State {
+    #[default]
+    Unused,
+    Open(Pipe),
+    /// This kernel does not give one, or does not move bytes through it.
+    Barred,
+}
+
+struct Pipe {
+    from: OwnedFd,
+    into: OwnedFd,
+}
+
+impl Pipe {
+    fn open() -> Result<Pipe, Errno> {
+        let (from, into) = pipe_with(PipeFlags::CLOEXEC)?;
+        // Systems with larger pages make larger pipes.
+        fcntl_setpipe_size(&into, PIPE_MAX)?;
+        Ok(Pipe { from, into })
+    }
+}
+
+/// What was moved.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Bytes that the receiving side has.
+    pub bytes: usize,
+    /// In so many pieces.
+    pub pieces: u32,
+}
+
+/// Which side is lost. A reset is told once: who read on would take it for a close.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    /// That which bytes come from.
+    From,
+    /// That which they go to.
+    To,
+}
+
+impl Splicer {
+    /// Whether there is, or may be, a pipe.
+    pub fn is_usable(&self) -> bool {
+        !matches!(*self.0.borrow(), State::Barred)
+    }
+
+    /// Moves what has arrived at `from`, `most` bytes at most, to where `to` has room for it. Bytes that were taken and found
+    /// no room are in `rest` then, [`PIPE_MAX`] at most. On neither socket an operation may be about to begin.
+    pub fn pass(&self, from: BorrowedFd, to: BorrowedFd, most: u64, rest: &mut Vec<u8>) -> Result<Moved, Broken> {
+        let ready = ioctl_fionread(from).unwrap_or(0);
+        if ready.min(most) < READY_MIN {
+            return Ok(Moved::default());
+        }
+        let mut state = self.0.borrow_mut();
+        if matches!(*state, State::Unused) {
+            *state = Pipe::open().map_or(State::Barred, State::Open);
+        }
+        let State::Open(pipe) = &*state else { return Ok(Moved::default()) };
+        // The flag of splice(2) is about the pipe alone.
+        let (Ok(_from), Ok(_to)) = (Unwaiting::new(from), Unwaiting::new(to)) else { return Ok(Moved::default()) };
+        let mut moved = Moved::default();
+        match pipe.pass(from, to, most.min(TURN_MAX), &mut moved, rest) {
+            Ok(()) => {}
+            Err(Trouble::Barred) => *state = State::Barred,
+            Err(Trouble::Broken(side)) => {
+                // What may be in it goes with it.
+                *state = State::Unused;
+                return Err(side);
+            }
+        }
+        Ok(moved)
+    }
+}
+
+/// Why a pipe is not to be used any more.
+enum Trouble {
+    /// Such bytes cannot be moved here, and none were taken.
+    Barred,
+    /// Bytes may be left in it.
+    Broken(Broken),
+}
+
+impl Pipe {
+    fn pass(
+        &self,
+        from: BorrowedFd,
+        to: BorrowedFd,
+        most: u64,
+        moved: &mut Moved,
+        rest: &mut Vec<u8>,
+    ) -> Result<(), Trouble> {
+        let mut left = usize::try_from(most).unwrap_or(usize::MAX);
+        while left > 0 {
+            let taken = match move_bytes(from, self.into.as_fd(), left.min(PIPE_MAX)) {
+                // A close is for the next read to find.
+                Ok(0) | Err(Errno::AGAIN | Errno::NOMEM) => return Ok(()),
+                Ok(taken) => taken,
+                Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM) => return Err(Trouble::Barred),
+                Err(_) => return Err(Trouble::Broken(Broken::From)),
+            };
+            left -= taken;
+            let given = self.give(to, taken)?;
+            moved.bytes += given;
+            moved.pieces += 1;
+            if given < taken {
+                return self.take_back(taken - given, rest);
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves so many bytes on, as far as there is room for them.
+    fn give(&self, to: BorrowedFd, bytes: usize) -> Result<usize, Trouble> {
+        let mut given = 0;
+        while given < bytes {
+            match move_bytes(self.from.as_fd(), to, bytes - given) {
+                Ok(some @ 1..) => given += some,
+                Err(Errno::AGAIN) => break,
+                Ok(0) | Err(_) => return Err(Trouble::Broken(Broken::To)),
+            }
+        }
+        Ok(given)
+    }
+
+    /// Empties the pipe of so many bytes.
+    fn take_back(&self, bytes: usize, rest: &mut Vec<u8>) -> Result<(), Trouble> {
+        rest.resize(bytes, 0);
+        let mut at = 0;
+        while at < bytes {
+            match retry_on_intr(|| read(&self.from, &mut rest[at..])) {
+                Ok(some @ 1..) => at += some,
+                Ok(0) | Err(_) => return Err(Trouble::Broken(Broken::To)),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn move_bytes(from: BorrowedFd, to: BorrowedFd, most: usize) -> Result<usize, Errno> {
+    retry_on_intr(|| splice(from, None, to, None, most, SpliceFlags::MOVE | SpliceFlags::NONBLOCK))
+}
+
+/// A socket on which no call waits, as long as this lives.
+struct Unwaiting<'s>(Option<BorrowedFd<'s>>);
+
+impl Unwaiting<'_> {
+    fn new(socket: BorrowedFd) -> Result<Unwaiting, Errno> {
+        if monoio::utils::is_legacy() {
+            // It is so all the time.
+            return Ok(Unwaiting(None));
+        }
+        ioctl_fionbio(socket, true)?;
+        Ok(Unwaiting(Some(socket)))
+    }
+}
+
+impl Drop for Unwaiting<'_> {
+    fn drop(&mut self) {
+        if let Some(socket) = self.0 {
+            // io_uring takes an operation on a socket that does not wait for one that is not to wait either.
+            let _ = ioctl_fionbio(socket, false);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::{Shutdown, shutdown};
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+
+    /// Two ends of a connection, the second of which never waits.
+    fn connection() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (near, _) = listener.accept().unwrap();
+        near.set_nonblocking(true).unwrap();
+        (far, near)
+    }
+
+    fn pass(pipe: &Pipe, from: &TcpStream, to: &TcpStream, most: u64) -> (Result<(), Trouble>, Moved, Vec<u8>) {
+        let (mut moved, mut rest) = (Moved::default(), Vec::new());
+        let result = pipe.pass(from.as_fd(), to.as_fd(), most, &mut moved, &mut rest);
+        (result, moved, rest)
+    }
+
+    #[test]
+    fn what_finds_no_room_is_taken_back_and_leaves_the_pipe_empty() {
+        let (pipe, (mut origin, from), (mut reader, to)) = (Pipe::open().unwrap(), connection(), connection());
+        let mut sent = Vec::new();
+        let mut given = 0;
+        let rest = loop {
+            let block: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(PIPE_MAX).collect();
+            origin.write_all(&block).unwrap();
+            sent.extend_from_slice(&block);
+            let (result, moved, rest) = pass(&pipe, &from, &to, u64::MAX);
+            assert!(result.is_ok());
+            given += moved.bytes;
+            if !rest.is_empty() {
+                break rest;
+            }
+        };
+        assert!(rest.len() <= PIPE_MAX);
+        assert_eq!(ioctl_fionread(&pipe.from).unwrap(), 0);
+        let mut got = vec![0; given];
+        reader.read_exact(&mut got).unwrap();
+        got.extend_from_slice(&rest);
+        assert!(got == sent[..got.len()], "changed on the way");
+    }
+
+    #[test]
+    fn no_more_is_taken_than_was_asked_for() {
+        let (pipe, (mut origin, from), (mut reader, to)) = (Pipe::open().unwrap(), connection(), connection());
+        origin.write_all(b"one answer, and more").unwrap();
+        let (_, moved, rest) = pass(&pipe, &from, &to, 10);
+        assert_eq!((moved, rest), (Moved { bytes: 10, pieces: 1 }, Vec::new()));
+        let mut got = [0; 10];
+        reader.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"one answer");
+        assert_eq!(ioctl_fionread(&from).unwrap(), 10);
+    }
+
+    #[test]
+    fn it_is_told_which_side_is_lost() {
+        let (pipe, (mut origin, from), (_reader, to)) = (Pipe::open().unwrap(), connection(), connection());
+        assert!(matches!(pass(&pipe, &from, &to, 10), (Ok(()), Moved { bytes: 0, .. }, _)), "nothing has come yet");
+        origin.write_all(b"some").unwrap();
+        shutdown(&to, Shutdown::Write).unwrap();
+        assert!(matches!(pass(&pipe, &from, &to, 10).0, Err(Trouble::Broken(Broken::To))));
+
+        let (pipe, (origin, from), (_reader, to)) = (Pipe::open().unwrap(), connection(), connection());
+        socket2::SockRef::from(&origin).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+        drop(origin);
+        assert!(matches!(pass(&pipe, &from, &to, 10).0, Err(Trouble::Broken(Broken::From))), "a reset");
+
+        let (pipe, (origin, from), (_reader, to)) = (Pipe::open().unwrap(), connection(), connection());
+        drop(origin);
+        assert!(matches!(pass(&pipe, &from, &to, 10), (Ok(()), Moved { bytes: 0, .. }, _)), "a close");
+    }
+}
