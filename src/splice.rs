@@ -19,18 +19,8 @@ const TURN_MAX: u64 = 512 * 1024;
 /// What is less than that is copied with what comes next.
 const READY_MIN: u64 = 16 * 1024;
 
-/// A worker's pipe, made when it is first of use.
-#[derive(Default)]
-pub struct Splicer(RefCell<State>);
-
-#[derive(Default)]
-enum State {
-    #[default]
-    Unused,
-    Open(Pipe),
-    /// This kernel does not give one, or does not move bytes through it.
-    Barred,
-}
+/// A worker's pipe; none where the system does not give one, or does not move bytes through it.
+pub struct Splicer(RefCell<Option<Pipe>>);
 
 struct Pipe {
     from: OwnedFd,
@@ -64,10 +54,17 @@ pub enum Broken {
     To,
 }
 
+impl Default for Splicer {
+    /// Made at once: so a worker's descriptors are as many at its end as they are at its start.
+    fn default() -> Splicer {
+        Splicer(RefCell::new(Pipe::open().ok()))
+    }
+}
+
 impl Splicer {
-    /// Whether there is, or may be, a pipe.
+    /// Whether there is a pipe.
     pub fn is_usable(&self) -> bool {
-        !matches!(*self.0.borrow(), State::Barred)
+        self.0.borrow().is_some()
     }
 
     /// Moves what has arrived at `from`, `most` bytes at most, to where `to` has room for it. Bytes that were taken and found
@@ -78,19 +75,17 @@ impl Splicer {
             return Ok(Moved::default());
         }
         let mut state = self.0.borrow_mut();
-        if matches!(*state, State::Unused) {
-            *state = Pipe::open().map_or(State::Barred, State::Open);
-        }
-        let State::Open(pipe) = &*state else { return Ok(Moved::default()) };
+        let Some(pipe) = &*state else { return Ok(Moved::default()) };
         // The flag of splice(2) is about the pipe alone.
         let (Ok(_from), Ok(_to)) = (Unwaiting::new(from), Unwaiting::new(to)) else { return Ok(Moved::default()) };
         let mut moved = Moved::default();
         match pipe.pass(from, to, most.min(TURN_MAX), &mut moved, rest) {
             Ok(()) => {}
-            Err(Trouble::Barred) => *state = State::Barred,
+            Err(Trouble::Barred) => *state = None,
             Err(Trouble::Broken(side)) => {
                 // What may be in it goes with it.
-                *state = State::Unused;
+                *state = None;
+                *state = Pipe::open().ok();
                 return Err(side);
             }
         }
