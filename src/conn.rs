@@ -93,14 +93,23 @@ impl Registration {
     /// Runs an operation to its end. The last of [`EAGER_MAX`] that did not wait is followed by a pause: a client that
     /// pipelines without end would keep the worker to itself, since only waiting lets another task run.
     async fn fairly<T>(&self, mut operation: Pin<&mut impl Future<Output = T>>) -> T {
-        let mut waited = false;
+        let waits = &self.deadlines.waits;
+        let mut wait = None;
         let done = poll_fn(|context| {
             let polled = operation.as_mut().poll(context);
-            waited |= polled.is_pending();
+            if polled.is_pending() && wait.is_none() {
+                wait = Some(waits.begin());
+            }
             polled
         })
         .await;
-        self.eager.set(if waited { 0 } else { self.eager.get() + 1 });
+        self.eager.set(match wait {
+            Some(wait) => {
+                waits.end(wait);
+                0
+            }
+            None => self.eager.get() + 1,
+        });
         if self.eager.get() >= EAGER_MAX {
             self.eager.set(0);
             // Boxed: a timer takes up a kilobyte, and every operation of every connection would hold the room for it.
@@ -174,6 +183,8 @@ pub struct Reader {
     start: usize,
     /// The last read took all the room there was: more is likely waiting.
     was_full: bool,
+    /// The last wait of the worker that had begun when the read ahead did.
+    ahead_since: u64,
 }
 
 /// The writing side.
@@ -243,6 +254,7 @@ impl Conn {
                 buffer: Vec::new(),
                 start: 0,
                 was_full: false,
+                ahead_since: 0,
             },
             writer: Writer { registration, half: write },
         }
@@ -294,11 +306,12 @@ impl Conn {
             && entries.get(registration.key).is_some_and(|entry| has_nothing(entry.fd))
     }
 
-    /// The same without asking the kernel, where io_uring reads ahead: what arrived before a request has completed before it.
+    /// The same without asking the kernel, where io_uring reads ahead and has been told to: then what has arrived is known here.
     /// epoll tells what has arrived once a turn of the loop only, and a request may be read within that turn.
     pub fn seems_quiet(&mut self) -> bool {
+        let is_told = self.reader.is_heard();
         match &mut self.reader.half {
-            Incoming::Ahead(ahead) if ahead.is_under_way() && !monoio::utils::is_legacy() => !ahead.has_come(),
+            Incoming::Ahead(ahead) if is_told && !monoio::utils::is_legacy() => !ahead.has_come(),
             _ => self.is_quiet(),
         }
     }
@@ -348,12 +361,18 @@ impl Reader {
         matches!(&self.half, Incoming::Ahead(ahead) if ahead.is_under_way())
     }
 
+    /// Whether a read ahead is under way, and in the kernel's hands: not before the loop has come to its end once.
+    pub fn is_heard(&self) -> bool {
+        self.is_under_way() && self.registration.deadlines.waits.have_passed(self.ahead_since)
+    }
+
     /// Begins the read of the next message into this buffer, where this connection does that; else gives it back.
     pub fn read_ahead(&mut self, mut buffer: Vec<u8>) -> Option<Vec<u8>> {
         let Incoming::Ahead(ahead) = &mut self.half else { return Some(buffer) };
         let rest = (buffer.capacity() > AHEAD_MAX).then(|| replace(&mut buffer, Vec::with_capacity(AHEAD_MAX)));
         ahead.give(buffer);
         ahead.has_come();
+        self.ahead_since = self.registration.deadlines.waits.last();
         rest
     }
 

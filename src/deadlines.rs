@@ -21,11 +21,46 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How long a client that has closed its sending side is still waited for while its backend is silent. Half a close is
 /// legal after a whole request, but it looks the same as a whole one.
 pub const HALF_CLOSED_MAX: Duration = Duration::from_secs(1);
+
 /// The deadlines of a worker's connections.
 #[derive(Default)]
 pub struct Deadlines {
     pub(crate) entries: RefCell<Slab<Entry>>,
+    pub(crate) waits: Waits,
     now: Cell<Micros>,
+}
+
+/// The waits of a worker's connections for the kernel, numbered as they begin.
+///
+/// The loop hands over all operations that have begun before it takes what has been done. So once a wait has ended, what
+/// had begun before that wait is in the kernel's hands, and what had arrived for it by then has been told.
+#[derive(Default)]
+pub(crate) struct Waits {
+    begun: Cell<u64>,
+    ended: Cell<u64>,
+}
+
+impl Waits {
+    /// The number of one that begins.
+    pub(crate) fn begin(&self) -> u64 {
+        self.begun.set(self.begun.get() + 1);
+        self.begun.get()
+    }
+
+    /// This one has ended.
+    pub(crate) fn end(&self, number: u64) {
+        self.ended.set(self.ended.get().max(number));
+    }
+
+    /// That of the last that has begun.
+    pub(crate) fn last(&self) -> u64 {
+        self.begun.get()
+    }
+
+    /// Whether one that began after this one has ended.
+    pub(crate) fn have_passed(&self, number: u64) -> bool {
+        self.ended.get() > number
+    }
 }
 
 pub(crate) struct Entry {

@@ -5,7 +5,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell: moves bytes between sockets")]
 
 use rustix::io::{Errno, ioctl_fionbio, ioctl_fionread, read, retry_on_intr};
-use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, pipe_with, splice};
 use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -19,6 +19,9 @@ const TURN_MAX: u64 = 512 * 1024;
 /// What is less than that is copied with what comes next.
 const READY_MIN: u64 = 16 * 1024;
 
+/// What the log says where there is no pipe, or not any more.
+const COPIED: &str = "large bodies are copied, since there is no pipe to move them through";
+
 /// A worker's pipe; none where the system does not give one, or does not move bytes through it.
 pub struct Splicer(RefCell<Option<Pipe>>);
 
@@ -29,10 +32,12 @@ struct Pipe {
 
 impl Pipe {
     fn open() -> Result<Pipe, Errno> {
-        let (from, into) = pipe_with(PipeFlags::CLOEXEC)?;
-        // Systems with larger pages make larger pipes.
-        fcntl_setpipe_size(&into, PIPE_MAX)?;
-        Ok(Pipe { from, into })
+        let (from, into) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        // A user with many pipes is given small ones.
+        match fcntl_getpipe_size(&into)? {
+            PIPE_MAX.. => Ok(Pipe { from, into }),
+            _ => Err(Errno::NOBUFS),
+        }
     }
 }
 
@@ -57,7 +62,11 @@ pub enum Broken {
 impl Default for Splicer {
     /// Made at once: so a worker's descriptors are as many at its end as they are at its start.
     fn default() -> Splicer {
-        Splicer(RefCell::new(Pipe::open().ok()))
+        let pipe = Pipe::open();
+        if let Err(error) = &pipe {
+            tracing::info!(%error, "{COPIED}");
+        }
+        Splicer(RefCell::new(pipe.ok()))
     }
 }
 
@@ -80,25 +89,24 @@ impl Splicer {
         let (Ok(_from), Ok(_to)) = (Unwaiting::new(from), Unwaiting::new(to)) else { return Ok(Moved::default()) };
         let mut moved = Moved::default();
         match pipe.pass(from, to, most.min(TURN_MAX), &mut moved, rest) {
-            Ok(()) => {}
-            Err(Trouble::Barred) => *state = None,
-            Err(Trouble::Broken(side)) => {
+            Ok(()) => Ok(moved),
+            Err(Trouble::Side(side)) => Err(side),
+            Err(Trouble::Pipe(error)) => {
+                tracing::warn!(%error, "{COPIED}");
                 // What may be in it goes with it.
                 *state = None;
-                *state = Pipe::open().ok();
-                return Err(side);
+                if moved == Moved::default() { Ok(moved) } else { Err(Broken::To) }
             }
         }
-        Ok(moved)
     }
 }
 
-/// Why a pipe is not to be used any more.
+/// What is wrong; nothing is left in the pipe where it is a side.
+#[derive(Debug)]
 enum Trouble {
-    /// Such bytes cannot be moved here, and none were taken.
-    Barred,
-    /// Bytes may be left in it.
-    Broken(Broken),
+    Side(Broken),
+    /// It cannot be used: such bytes cannot be moved here and none were taken, or some are left in it.
+    Pipe(Errno),
 }
 
 impl Pipe {
@@ -114,43 +122,52 @@ impl Pipe {
         while left > 0 {
             let taken = match move_bytes(from, self.into.as_fd(), left.min(PIPE_MAX)) {
                 // A close is for the next read to find.
-                Ok(0) | Err(Errno::AGAIN | Errno::NOMEM) => return Ok(()),
+                Ok(0) | Err(Errno::AGAIN) => return Ok(()),
                 Ok(taken) => taken,
-                Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM) => return Err(Trouble::Barred),
-                Err(_) => return Err(Trouble::Broken(Broken::From)),
+                Err(Errno::NOMEM) if moved.pieces == 0 => return Ok(()),
+                // A socket hands out what has arrived before it tells of its end: so the first is not about the socket.
+                Err(error) if moved.pieces == 0 => return Err(Trouble::Pipe(error)),
+                Err(_) => return Err(Trouble::Side(Broken::From)),
             };
             left -= taken;
-            let given = self.give(to, taken)?;
-            moved.bytes += given;
             moved.pieces += 1;
+            let (given, is_lost) = self.give(to, taken);
+            moved.bytes += given;
             if given < taken {
-                return self.take_back(taken - given, rest);
+                self.take_back(taken - given, rest)?;
+            }
+            if is_lost {
+                return Err(Trouble::Side(Broken::To));
+            }
+            if given < taken {
+                return Ok(());
             }
         }
         Ok(())
     }
 
-    /// Moves so many bytes on, as far as there is room for them.
-    fn give(&self, to: BorrowedFd, bytes: usize) -> Result<usize, Trouble> {
+    /// Moves so many bytes on, as far as there is room for them: how many that were, and whether the side is lost.
+    fn give(&self, to: BorrowedFd, bytes: usize) -> (usize, bool) {
         let mut given = 0;
         while given < bytes {
             match move_bytes(self.from.as_fd(), to, bytes - given) {
                 Ok(some @ 1..) => given += some,
                 Err(Errno::AGAIN) => break,
-                Ok(0) | Err(_) => return Err(Trouble::Broken(Broken::To)),
+                Ok(0) | Err(_) => return (given, true),
             }
         }
-        Ok(given)
+        (given, false)
     }
 
     /// Empties the pipe of so many bytes.
     fn take_back(&self, bytes: usize, rest: &mut Vec<u8>) -> Result<(), Trouble> {
+        rest.reserve_exact(bytes);
         rest.resize(bytes, 0);
         let mut at = 0;
         while at < bytes {
-            match retry_on_intr(|| read(&self.from, &mut rest[at..])) {
-                Ok(some @ 1..) => at += some,
-                Ok(0) | Err(_) => return Err(Trouble::Broken(Broken::To)),
+            match retry_on_intr(|| read(&self.from, &mut rest[at..])).map_err(Trouble::Pipe)? {
+                0 => return Err(Trouble::Pipe(Errno::PIPE)),
+                some => at += some,
             }
         }
         Ok(())
@@ -248,12 +265,16 @@ mod tests {
         assert!(matches!(pass(&pipe, &from, &to, 10), (Ok(()), Moved { bytes: 0, .. }, _)), "nothing has come yet");
         origin.write_all(b"some").unwrap();
         shutdown(&to, Shutdown::Write).unwrap();
-        assert!(matches!(pass(&pipe, &from, &to, 10).0, Err(Trouble::Broken(Broken::To))));
+        assert!(matches!(pass(&pipe, &from, &to, 10).0, Err(Trouble::Side(Broken::To))));
+        assert_eq!(ioctl_fionread(&pipe.from).unwrap(), 0);
 
-        let (pipe, (origin, from), (_reader, to)) = (Pipe::open().unwrap(), connection(), connection());
+        let (pipe, (mut origin, from), (_reader, to)) = (Pipe::open().unwrap(), connection(), connection());
+        origin.write_all(b"some").unwrap();
         socket2::SockRef::from(&origin).set_linger(Some(std::time::Duration::ZERO)).unwrap();
         drop(origin);
-        assert!(matches!(pass(&pipe, &from, &to, 10).0, Err(Trouble::Broken(Broken::From))), "a reset");
+        let (result, moved, _) = pass(&pipe, &from, &to, 10);
+        assert!(matches!(result, Err(Trouble::Side(Broken::From))), "a reset: {result:?}");
+        assert_eq!(moved.bytes, 4, "what came before it is passed on");
 
         let (pipe, (origin, from), (_reader, to)) = (Pipe::open().unwrap(), connection(), connection());
         drop(origin);

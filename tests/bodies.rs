@@ -393,6 +393,70 @@ fn bytes_behind_a_large_body_reach_nobody() {
     }
 }
 
+/// A backend whose large bodies, and whose small ones where asked, have bytes behind them that look like an answer.
+fn poisoned_origin(length: usize) -> Origin {
+    Origin::new(move |mut stream, _| {
+        while let Some(head) = read_head(&mut stream) {
+            let name = head.split(' ').nth(1).unwrap();
+            let answer = if name.starts_with("/large") {
+                let mut answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n").into_bytes();
+                answer.extend_from_slice(&numbered(0, 0, length));
+                answer.extend_from_slice(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison");
+                answer
+            } else {
+                format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{name}", name.len()).into_bytes()
+            };
+            if stream.write_all(&answer).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+/// The next request on its connection comes in the same turn of the loop: nobody has asked the kernel yet what else is there.
+#[test]
+fn bytes_behind_a_large_body_do_not_answer_the_next_request_of_a_pipeline() {
+    for length in [256 * 1024, MIB] {
+        let origin = poisoned_origin(length);
+        let gateway = lone_worker(&origin);
+        for _ in 0..10 {
+            let mut client = Client::connect(gateway.address);
+            client.send("GET /large HTTP/1.1\r\nHost: h\r\n\r\nGET /small HTTP/1.1\r\nHost: h\r\n\r\n");
+            assert_eq!(client.try_response(true).unwrap().body, numbered(0, 0, length));
+            assert_eq!(client.try_response(true).unwrap().text(), "/small");
+        }
+    }
+}
+
+#[test]
+fn bytes_behind_a_large_body_do_not_answer_other_clients() {
+    const LENGTH: usize = 256 * 1024;
+    const LARGE: usize = 200;
+    let origin = poisoned_origin(LENGTH);
+    let gateway = lone_worker(&origin);
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for number in 0..6 {
+            let (is_over, address) = (&is_over, gateway.address);
+            scope.spawn(move || {
+                let mut client = Client::connect(address);
+                for asked in 0.. {
+                    let name = format!("/{number}-{asked}");
+                    assert_eq!(client.get(&name, "").text(), name);
+                    if is_over.load(Ordering::SeqCst) {
+                        return;
+                    }
+                }
+            });
+        }
+        let mut client = Client::connect(gateway.address);
+        for _ in 0..LARGE {
+            assert_eq!(client.get("/large", "").body.len(), LENGTH);
+        }
+        is_over.store(true, Ordering::SeqCst);
+    });
+}
+
 #[test]
 fn a_client_that_reads_nothing_holds_the_backend_back() {
     let (origin, sent) = large_origin();

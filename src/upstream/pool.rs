@@ -20,6 +20,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Connections of this turn that are looked past for one whose state is known; with more, the last used is asked.
+const FRESH_MAX: usize = 16;
+
 /// How long a request that tries a sick server may keep others from trying it too, where that is not ejected for less.
 const TRIAL_HOLD_MAX: Duration = Duration::from_secs(10);
 
@@ -314,18 +317,22 @@ impl Upstream {
         })
     }
 
-    /// An idle connection to this server, the last used first.
+    /// An idle connection to this server: the last used, but rather one whose state is known than one of this turn.
     pub fn reuse(&self, chosen: &Chosen, now: Micros) -> Option<Lease> {
         let slot = &chosen.slot;
         let mut idle = slot.idle.borrow_mut();
-        while let Some(newest) = idle.pop() {
-            if now.since(newest.since) >= self.settings().idle {
+        while let Some(newest) = idle.last() {
+            let is_over = |one: &Idle| now.since(one.since) >= self.settings().idle;
+            if is_over(newest) {
                 // The others have been idle for longer still.
                 idle.clear();
                 return None;
             }
-            if !self.is_too_old(newest.link.opened, now) {
-                return Some(Lease::new(newest.link, true, Busy::new(slot)));
+            let known = idle.iter().rev().take(FRESH_MAX).position(|one| one.link.conn.reader.is_heard());
+            let at = idle.len() - 1 - known.unwrap_or(0);
+            let one = idle.remove(at);
+            if !is_over(&one) && !self.is_too_old(one.link.opened, now) {
+                return Some(Lease::new(one.link, true, Busy::new(slot)));
             }
         }
         None
