@@ -120,18 +120,23 @@ impl Cluster {
         }
     }
 
-    /// Ends the move of a slot: everybody is told.
+    /// Ends the move of a slot: its new server is told, and tells the others.
+    ///
+    /// The others are told once they have heard of it, to end the move on their side too. Where one is told first, and then
+    /// hears that who has lost the slot claims it no more, or who has it now did not yet, Redis 7.0.15 notes that the slot's
+    /// owner does not claim it, and SETSLOT does not strike that out: when the slot is its own later, it leaves it to whoever
+    /// still claims it, whatever the epochs, and deletes its keys.
     pub fn end_move(&self, slot: u16, to: usize) {
         let (slot, id) = (slot.to_string(), id(&self.servers[to]));
-        for server in self.servers[to..to + 1].iter().chain(&self.servers[..PRIMARIES]) {
-            ask(server, &["CLUSTER", "SETSLOT", &slot, "NODE", &id]);
-        }
+        let tell = |server: &Redis| ask(server, &["CLUSTER", "SETSLOT", &slot, "NODE", &id]);
+        tell(&self.servers[to]);
         // Who takes a slot gives itself the highest epoch that it knows of: where it has not heard of another's, two have
         // the same, and what they tell each other of their slots undoes what they were told here.
-        until("all agree who has which slots, by an epoch of its own", || {
+        until("all have heard who has which slots, by an epoch of its own", || {
             let views: Vec<View> = self.servers.iter().map(view).collect();
             views.iter().all(|view| *view == views[0]) && has_own_epochs(&views[0])
         });
+        self.servers[..PRIMARIES].iter().for_each(tell);
     }
 }
 
