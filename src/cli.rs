@@ -14,9 +14,17 @@ use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 const RUN_FAILED: u8 = 1;
 const WRONG_CONFIG: u8 = 2;
+/// The kernel keeps signals that nobody handles from this process, which a container's first one is.
+const FIRST_PROCESS: u32 = 1;
+/// What a shell calls the end by a signal: this and its number.
+const SIGNALLED: i32 = 128;
 
 #[derive(Parser)]
 #[command(
@@ -187,18 +195,33 @@ fn run(command: Command) -> Result<(), Failed> {
         }
         Command::Backend { listen } => {
             let _log = log::init();
+            end_by_signals()?;
             backend::run(backend::Options { listen, name: None }).map_err(at_run_time)
         }
         Command::Burst { url, requests, concurrency, headers } => {
+            end_by_signals()?;
             let options = burst::Options { url, requests, concurrency, headers: headers.headers };
             burst::run(&options).map(drop).map_err(tool)
         }
         Command::Spread { url, requests, headers } => {
+            end_by_signals()?;
             let options = spread::Options { url, requests, headers: headers.headers };
             spread::run(&options).map(drop).map_err(tool)
         }
         Command::Healthcheck { admin } => healthcheck::run(admin).map_err(tool),
     }
+}
+
+/// Lets SIGTERM and Ctrl-C end a command that has nothing to finish, in a container too.
+fn end_by_signals() -> Result<(), Failed> {
+    if std::process::id() == FIRST_PROCESS {
+        for signal in [SIGTERM, SIGINT] {
+            let always = Arc::new(AtomicBool::new(true));
+            signal_hook::flag::register_conditional_shutdown(signal, SIGNALLED + signal, always)
+                .map_err(at_run_time)?;
+        }
+    }
+    Ok(())
 }
 
 fn check(path: &Path, print: bool) -> Result<(), Failed> {
