@@ -9,7 +9,7 @@ use crate::support::{Folder, until};
 use rateguard::resolve::lookup::{ADDRESSES_MAX, Answer, Lookups};
 use rateguard::resolve::{Interval, Settings};
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 /// Longer than any test waits: what is asked for within it, is asked for a reason.
@@ -206,6 +206,18 @@ fn gateway(dns: &Dns, lines: &str, servers: &[&str], rest: &str) -> Gateway {
     Gateway::start(&config("", &[stand_in], &section).replace(&format!("\"{stand_in}\""), &servers.join(", ")))
 }
 
+/// What an origin does that says its number and closes.
+fn say_and_close(number: usize) -> impl Fn(TcpStream, usize) + Send + Sync + 'static {
+    move |mut stream, _| {
+        if read_request(&mut stream).is_some() {
+            let number = number.to_string();
+            let length = number.len();
+            let answer = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{number}");
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    }
+}
+
 /// Backends on 127.0.0.2, 127.0.0.3 and so on, all on one port, that say their last number and close.
 struct Origins {
     port: u16,
@@ -213,20 +225,12 @@ struct Origins {
 }
 
 fn origins<const N: usize>() -> Origins {
-    let answer = |number: usize| {
-        move |mut stream: std::net::TcpStream, _| {
-            if read_request(&mut stream).is_some() {
-                let answer = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1\r\n\r\n{number}");
-                let _ = stream.write_all(answer.as_bytes());
-            }
-        }
-    };
     // On the first address the kernel gives a port that is nobody's; on the others it is nobody's either.
-    let first = Origin::at(SocketAddr::from(([127, 0, 0, 2], 0)), answer(2));
+    let first = Origin::at(SocketAddr::from(([127, 0, 0, 2], 0)), say_and_close(2));
     let port = first.address.port();
     let others = (3..N + 2).map(|number| {
         let address = SocketAddr::from(([127, 0, 0, u8::try_from(number).unwrap()], port));
-        Origin::at(address, answer(number))
+        Origin::at(address, say_and_close(number))
     });
     let origins = std::iter::once(first).chain(others).collect();
     Origins { port, _origins: origins }
@@ -281,6 +285,28 @@ fn a_name_that_moves_is_followed() {
     until("the name is followed", || who(&gateway) == "3");
     dns.say("api.test", addresses(&["127.0.0.2", "127.0.0.3"]));
     until("both are used", || who(&gateway) != who(&gateway));
+}
+
+#[test]
+fn addresses_that_are_told_before_anybody_listens_there_cost_no_request() {
+    let (dns, origins) = (Dns::start(), origins::<2>());
+    dns.say("api.test", addresses(&["127.0.0.2", "127.0.0.3"]));
+    let gateway = gateway(&dns, "interval = \"100ms\"", &[&format!("api.test:{}", origins.port)], "");
+    until("both are used", || who(&gateway) != who(&gateway));
+    let early = ["127.0.0.77", "127.0.0.78", "127.0.0.79"];
+    dns.say("api.test", addresses(&[&["127.0.0.2", "127.0.0.3"], &early[..]].concat()));
+    until("they are known", || gateway.log_of("resolved").len() == 2);
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(2) {
+        assert!(["2", "3"].contains(&who(&gateway).as_str()));
+    }
+    let last = SocketAddr::new(early[2].parse().unwrap(), origins.port);
+    let _late = Origin::at(last, say_and_close(79));
+    let start = Instant::now();
+    until("who listens at last has its share", || who(&gateway) == "79");
+    assert!(start.elapsed() < Duration::from_secs(6), "it was left alone for {:?}", start.elapsed());
+    assert_eq!(gateway.log_of("server is new and answers").len(), 1);
+    assert_eq!(gateway.log_of("server is left alone").len(), 0);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::resolve::Target;
 use crate::time::Micros;
 use crate::tls::Secure;
 use parking_lot::Mutex;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -25,6 +25,10 @@ pub const KEPT: Duration = Duration::from_secs(600);
 
 /// Members that come so soon after the first were there at the start: names are answered one after the other.
 const START: Duration = Duration::from_secs(10);
+
+/// How long a member that has never answered is left alone at first: a process that has just got its address often begins to
+/// listen a moment later.
+const UNPROVEN_EJECT: Duration = Duration::from_secs(1);
 
 /// One address of a server.
 #[derive(Debug)]
@@ -48,6 +52,8 @@ pub struct Member {
     /// 0 = requests find it well; else when one may try it again.
     ejected_until: AtomicU64,
     ejections: AtomicU32,
+    /// Whether it has come beside others and has not answered yet.
+    is_unproven: AtomicBool,
     /// Whether it was ejected because it took no connections, or broke them off.
     is_absent: AtomicBool,
     /// When it came, or came back; 0 = it was there at the start.
@@ -76,6 +82,20 @@ pub enum News {
     Up,
     /// Requests had found it gone, and it is there.
     Back,
+    /// It is new, and has answered.
+    Arrived,
+}
+
+impl News {
+    /// What logs say of it.
+    pub fn words(self) -> &'static str {
+        match self {
+            News::Down => "server is down",
+            News::Up => "server is up",
+            News::Back => "server is back",
+            News::Arrived => "server is new and answers",
+        }
+    }
 }
 
 impl Member {
@@ -98,11 +118,18 @@ impl Member {
             probes: Mutex::default(),
             ejected_until: AtomicU64::new(0),
             ejections: AtomicU32::new(0),
+            is_unproven: AtomicBool::new(false),
             is_absent: AtomicBool::new(false),
             back_since: AtomicU64::new(back_since.0),
             connections: AtomicU32::new(0),
             requests: AtomicU64::new(0),
         }
+    }
+
+    /// The same, on trial until it has answered.
+    fn unproven(self, now: Micros) -> Member {
+        let (ejected_until, is_true) = (AtomicU64::new(now.0.max(1)), AtomicBool::new(true));
+        Member { ejected_until, is_unproven: is_true, is_absent: AtomicBool::new(true), ..self }
     }
 
     /// How well it is.
@@ -135,13 +162,15 @@ impl Member {
     /// Makes the caller's request the one that tries it; the next may in `hold`, where nothing is heard of this one.
     pub fn begin_trial(&self, now: Micros, hold: Duration) -> bool {
         let until = self.ejected_until.load(Ordering::Relaxed);
+        let hold = if self.is_unproven.load(Ordering::Relaxed) { hold.min(UNPROVEN_EJECT) } else { hold };
         let next = now.after(hold).0;
         until != 0
             && until <= now.0
             && self.ejected_until.compare_exchange(until, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    /// Leaves it alone for a time, `first` and doubled each time; `None` where it was left alone already, and this was
+    /// Leaves it alone for a time, `first` and doubled each time; one that has never answered for less, and no longer than
+    /// `first`. `None` where it was left alone already, and this was
     /// no trial.
     pub fn eject(&self, now: Micros, first: Duration, is_absent: bool, was_trial: bool) -> Option<Duration> {
         let until = self.ejected_until.load(Ordering::Relaxed);
@@ -151,7 +180,10 @@ impl Member {
         let back_since = self.back_since();
         let is_new = until == 0 && (back_since == Micros(0) || is_forgiven(first, now.since(back_since)));
         let times = if is_new { 0 } else { self.ejections.load(Ordering::Relaxed) };
-        let time = ejection(first, times);
+        let time = match self.is_unproven.load(Ordering::Relaxed) {
+            true => ejection(first.min(UNPROVEN_EJECT), times).min(first),
+            false => ejection(first, times),
+        };
         let out = now.after(time).0.max(1);
         self.ejected_until.compare_exchange(until, out, Ordering::Relaxed, Ordering::Relaxed).ok()?;
         self.ejections.store(times.saturating_add(1), Ordering::Relaxed);
@@ -159,13 +191,13 @@ impl Member {
         Some(time)
     }
 
-    /// A request that tried it was answered well. Whether that is news.
-    pub fn recover(&self, now: Micros) -> bool {
-        let is_news = self.ejected_until.swap(0, Ordering::Relaxed) != 0;
-        if is_news {
-            self.back_since.store(now.0.max(1), Ordering::Relaxed);
+    /// A request that tried it was answered well. Gives what that changes.
+    pub fn recover(&self, now: Micros) -> Option<News> {
+        if self.ejected_until.swap(0, Ordering::Relaxed) == 0 {
+            return None;
         }
-        is_news
+        self.back_since.store(now.0.max(1), Ordering::Relaxed);
+        Some(if self.is_unproven.swap(false, Ordering::Relaxed) { News::Arrived } else { News::Back })
     }
 
     /// A probe was answered. Gives what has changed: one that is up again gets its requests at once, and so does one that
@@ -179,10 +211,12 @@ impl Member {
             Some(false) => {
                 self.back_since.store(now.0.max(1), Ordering::Relaxed);
                 self.ejected_until.store(0, Ordering::Relaxed);
+                self.is_unproven.store(false, Ordering::Relaxed);
                 self.is_down.store(false, Ordering::Relaxed);
                 Some(News::Up)
             }
-            None => (is_good && self.is_ejected_as_absent() && self.recover(now)).then_some(News::Back),
+            None if is_good && self.is_ejected_as_absent() => self.recover(now),
+            None => None,
         }
     }
 
@@ -330,9 +364,13 @@ impl Group {
         let back_since = if is_start { Micros(0) } else { now };
         let mut change = Change::default();
         let mut present: Known = roster.members.iter().map(|member| (spot(member), member.clone())).collect();
+        let places: Vec<(usize, Place)> = self.places().take(MEMBERS_MAX).collect();
+        // What comes beside others of its name is tried first; where all have changed, there is nobody better.
+        let stay: HashSet<usize> = places.iter().filter(|spot| present.contains_key(spot)).map(|spot| spot.0).collect();
+        let is_tried = |server| self.settings.health.eject.is_some() && stay.contains(&server);
         let mut gone: Known = roster.gone.iter().map(|(_, member)| (spot(member), member.clone())).collect();
         let mut next: Vec<Arc<Member>> = Vec::new();
-        for spot in self.places().take(MEMBERS_MAX) {
+        for spot in places {
             if let Some(member) = present.remove(&spot) {
                 next.push(member);
                 continue;
@@ -340,7 +378,8 @@ impl Group {
             let member = gone.remove(&spot).inspect(|member| member.come_back(now)).unwrap_or_else(|| {
                 let (server, place) = spot;
                 let id = self.ids.fetch_add(1, Ordering::Relaxed);
-                Arc::new(Member::new(id, server, &self.settings.servers[server], place, back_since))
+                let member = Member::new(id, server, &self.settings.servers[server], place, back_since);
+                Arc::new(if is_tried(server) { member.unproven(now) } else { member })
             });
             change.added.push(member.name.clone());
             next.push(member);

@@ -255,7 +255,10 @@ impl Upstream {
         let needs_backups = !slots.iter().any(|slot| !slot.member.backup && is_well(&slot));
         let is_due = |slot: &&Rc<Slot>| is_new(slot) && (needs_backups || !slot.member.backup) && slot.has_room(max);
         let hold = self.settings().health.eject.unwrap_or_default().min(TRIAL_HOLD_MAX);
-        if let Some(slot) = slots.iter().filter(is_due).find(|slot| slot.is_tried_by(attempts, hold, now)) {
+        // The last attempt is for one that is well, where there is any.
+        let may_try = !attempts.is_last() || !slots.iter().any(|slot| is_due(&slot) && is_well(&slot));
+        let mut due = slots.iter().filter(|slot| may_try && is_due(slot));
+        if let Some(slot) = due.find(|slot| slot.is_tried_by(attempts, hold, now)) {
             return Choice::Server(Chosen { slot: slot.clone(), why: Why::Trial });
         }
         let in_panic = !slots.is_empty() && !slots.iter().any(|slot| is_well(&slot));
@@ -468,10 +471,10 @@ impl Upstream {
     pub fn responded(&self, chosen: &Chosen, now: Micros) {
         let member = &chosen.slot.member;
         if chosen.why != Why::Turn
-            && member.recover(now)
+            && let Some(news) = member.recover(now)
             && let Take::Write { suppressed } = self.lines.borrow_mut().take(now)
         {
-            tracing::info!(upstream = self.settings().name, server = member.name, suppressed, "server is back");
+            tracing::info!(upstream = self.settings().name, server = member.name, suppressed, "{}", news.words());
         }
     }
 

@@ -128,10 +128,9 @@ impl Asker {
         match news {
             News::Down => {
                 let reason = answer.err().map(|bad| bad.to_string()).unwrap_or_default();
-                tracing::warn!(upstream, server, reason, suppressed, "server is down");
+                tracing::warn!(upstream, server, reason, suppressed, "{}", news.words());
             }
-            News::Up => tracing::info!(upstream, server, suppressed, "server is up"),
-            News::Back => tracing::info!(upstream, server, suppressed, "server is back"),
+            News::Up | News::Back | News::Arrived => tracing::info!(upstream, server, suppressed, "{}", news.words()),
         }
     }
 

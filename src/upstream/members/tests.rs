@@ -101,3 +101,55 @@ fn names_that_are_answered_one_after_the_other_at_the_start_are_not_behind() {
     names.say(1, 2..4, at(40));
     assert_eq!((weight(1, at(40)), weight(2, at(40))), (1000, 100), "one that comes later is");
 }
+
+#[test]
+fn an_address_that_comes_beside_others_is_tried_before_it_has_its_share() {
+    let names = Names::new();
+    names.say(0, 1..2, at(1));
+    assert_eq!(names.member(0).state(at(1)), State::Well, "there is nobody better");
+    names.say(0, 1..3, at(2));
+    names.say(1, 9..10, at(2));
+    let (new, of_another_name) = (names.member(1), names.member(2));
+    assert_eq!((new.state(at(2)), of_another_name.state(at(2))), (State::OnTrial, State::Well));
+    let mut now = at(2);
+    let mut left_alone = || {
+        assert!(new.begin_trial(now, 10 * SECOND) && !new.begin_trial(now, 10 * SECOND));
+        let time = new.eject(now, 10 * SECOND, true, true).unwrap();
+        now = now.after(time);
+        time.as_secs()
+    };
+    assert_eq!([(); 6].map(|()| left_alone()), [1, 2, 4, 8, 10, 10], "no longer than others at first");
+    assert!(new.begin_trial(now, 10 * SECOND));
+    assert_eq!(
+        new.state(now.after(SECOND)),
+        State::OnTrial,
+        "a trial that nobody hears of holds the next for a second"
+    );
+    assert_eq!((new.recover(now), new.recover(now)), (Some(News::Arrived), None));
+    assert_eq!(new.eject(now, 10 * SECOND, true, false).map(|time| time.as_secs() >= 10), Some(true), "as any other");
+    assert_eq!(new.recover(now), Some(News::Back));
+}
+
+#[test]
+fn addresses_that_replace_all_others_have_their_share_at_once_and_so_where_nobody_is_ejected() {
+    let names = Names::new();
+    names.say(0, 1..3, at(1));
+    names.say(0, 3..5, at(20));
+    assert_eq!((names.member(0).state(at(20)), names.member(1).state(at(20))), (State::Well, State::Well));
+    let mut lenient = Names::new();
+    lenient.group.settings.health.eject = None;
+    lenient.say(0, 1..2, at(1));
+    lenient.say(0, 1..3, at(20));
+    assert_eq!(lenient.member(1).state(at(20)), State::Well);
+}
+
+#[test]
+fn an_answered_question_brings_in_a_new_address() {
+    let names = Names::new();
+    names.say(0, 1..2, at(1));
+    names.say(0, 1..3, at(20));
+    let new = names.member(1);
+    assert_eq!(new.probed(false, &health(), at(21)), None);
+    assert_eq!(new.probed(true, &health(), at(22)), Some(News::Arrived));
+    assert_eq!((new.state(at(22)), new.back_since()), (State::Well, at(22)));
+}
