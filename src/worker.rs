@@ -21,7 +21,7 @@ use crate::redis::dial::Dialer;
 use crate::redis::pipeline::Observer;
 use crate::resolve::Resolver;
 use crate::server::{self, Cap};
-use crate::time::now;
+use crate::time::{Micros, now};
 use crate::tls::Secure;
 use crate::upstream::members::Group;
 use crate::upstream::pool::Upstream;
@@ -51,6 +51,10 @@ const COMPLETIONS: u32 = 8192;
 /// Looks at whether the store has answered the last commands, before a worker ends, and the pause between two.
 const LAST_LOOKS: u32 = 20;
 const LAST_PAUSE: Duration = Duration::from_millis(5);
+
+/// How long a stop leaves idle connections open, so that one more request on each is answered, and told that it is the last: a
+/// client that keeps connections (NGINX) may not repeat a POST that meets a connection just closed.
+const IDLE_GRACE: Duration = Duration::from_secs(1);
 
 /// Scans between two looks at idle connections to backends.
 const SCANS_PER_EXPIRY: u32 = 10;
@@ -336,10 +340,25 @@ async fn give_back_all(limiter: &Limiter) {
     }
 }
 
+/// Until when a stop waits for connections.
+#[derive(Clone, Copy)]
+struct Stop {
+    /// From then on idle ones are closed.
+    no_idle_from: Micros,
+    /// From then on all are.
+    none_from: Micros,
+}
+
+impl Stop {
+    fn begun(now: Micros, drain: Duration) -> Stop {
+        Stop { no_idle_from: now.after(IDLE_GRACE.min(drain)), none_from: now.after(drain) }
+    }
+}
+
 /// The worker's only clockwork: deadlines, idle connections, the date, and the stop.
 async fn scan(gateway: &Gateway, signals: &Signals, canceller: Canceller, accepting: &Cell<usize>, drain: Duration) {
     let mut canceller = Some(canceller);
-    let mut stop_at = None;
+    let mut stop: Option<Stop> = None;
     let mut scans = 0u32;
     loop {
         monoio::time::sleep(SCAN_INTERVAL).await;
@@ -360,13 +379,15 @@ async fn scan(gateway: &Gateway, signals: &Signals, canceller: Canceller, accept
             gateway.draining.set(true);
             if let Some(canceller) = canceller.take() {
                 canceller.cancel();
-                stop_at = Some(present.after(drain));
+                stop = Some(Stop::begun(present, drain));
             }
-            gateway.deadlines.end_idle();
+            if stop.is_some_and(|stop| stop.no_idle_from <= present) {
+                gateway.deadlines.end_idle();
+            }
             if accepting.get() == 0 && gateway.open.get() == 0 {
                 return;
             }
-            if signals.at_once.load(Ordering::Acquire) || stop_at.is_some_and(|at| at <= present) {
+            if signals.at_once.load(Ordering::Acquire) || stop.is_some_and(|stop| stop.none_from <= present) {
                 for upstream in &gateway.upstreams {
                     upstream.close_idle();
                 }

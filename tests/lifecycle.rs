@@ -70,6 +70,30 @@ fn sigterm_closes_idle_connections_and_ends_with_success() {
 }
 
 #[test]
+fn a_kept_connection_is_served_once_more_after_sigterm() {
+    let origin = Origin::ok();
+    // What a busy machine delays beyond the grace shows nothing.
+    until("a request within the grace", || {
+        let mut gateway = Gateway::start(&config("", &[origin.address], ""));
+        let mut kept = Client::connect(gateway.address);
+        assert_eq!(kept.get("/", "").status, 200);
+        let start = Instant::now();
+        gateway.terminate();
+        until_refusing(&gateway);
+        kept.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi");
+        let response = kept.try_response(true);
+        let is_late = start.elapsed() > Duration::from_millis(900);
+        if let Ok(response) = &response {
+            assert_eq!((response.status, response.field("Connection")), (200, Some("close")));
+            assert!(kept.is_closed());
+            assert_eq!(gateway.wait().code(), Some(0));
+        }
+        assert!(response.is_ok() || is_late, "{:?} after the signal", start.elapsed());
+        response.is_ok()
+    });
+}
+
+#[test]
 fn a_request_under_way_is_finished_after_sigterm_and_its_connection_closed() {
     let waiting = Waiting::new();
     let mut gateway = Gateway::start(&config("", &[waiting.origin.address], ""));
