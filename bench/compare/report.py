@@ -128,8 +128,9 @@ class Raw:
         self.file.close()
 
 
-def readme(facts, notes):
+def readme(facts, notes, is_drawn):
     """`facts`: title, command, took, seconds, warm_s, machine, awake, versions."""
+    plot_of_it = "its ratios of CPU time are drawn in [ratios.svg](ratios.svg), and " if is_drawn else "and "
     versions = "\n".join(f"- {name}: {version}" for name, version in facts["versions"])
     awake = "held" if facts["awake"] else "not permitted"
     missing = "\n".join(f"- {note}" for note in notes) or "- nothing"
@@ -137,7 +138,7 @@ def readme(facts, notes):
 
 `{facts["command"]}`, {facts["took"]}. Each run has processes of its own, and load for {facts["warm_s"]} s to get warm and for
 {facts["seconds"]} s that are measured; all variants of a scenario take turns. The table is [summary.md](summary.md),
-its ratios of CPU time are drawn in [ratios.svg](ratios.svg), and [raw.csv](raw.csv) has a line for each run.
+{plot_of_it}[raw.csv](raw.csv) has a line for each run.
 
 - machine: {facts["machine"]}
 - /dev/cpu_dma_latency at 0, so that idle processors stay awake: {awake}
@@ -163,9 +164,9 @@ def today():
 
 
 def write(path, results, facts, notes):
-    (path / "summary.md").write_text(table(results) + "\n")
-    (path / "README.md").write_text(readme(facts, notes))
     drawn = bars(results)
+    (path / "summary.md").write_text(table(results) + "\n")
+    (path / "README.md").write_text(readme(facts, notes, is_drawn=bool(drawn)))
     if drawn:
         title = "CPU time of a request, as a ratio to nginx in the same run"
         subtitle = f"by share (pale) and by beats; 1 = nginx as named; shorter is better; red: the goal; {facts['title']}"

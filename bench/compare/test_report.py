@@ -11,6 +11,8 @@ import report
 from scenarios import Goal, Row
 
 ROW = Row("rateguard", "nginx", goal=Goal(ratio_max=0.70))
+FACTS = {"title": "day", "command": "bench/run", "machine": "one", "took": "1 min", "seconds": 4, "warm_s": 1, "awake": True,
+         "versions": [("nginx", "1.22")]}
 RESULT = figures.Result("S1", ROW, 5, 20.02, 28.61, (0.701, 0.688), 0.66, 0.72, 0, figures.DIVIDED)
 
 
@@ -52,14 +54,18 @@ class Files(unittest.TestCase):
         self.assertEqual(raw.lines[0]["cpu_us"], 28.61234567)
 
     def test_all_files_of_a_run_are_written(self):
-        facts = {"title": "day", "command": "bench/run", "machine": "one", "took": "1 min", "seconds": 4, "warm_s": 1,
-                 "awake": True, "versions": [("nginx", "1.22")]}
-        report.write(self.root, [RESULT], facts, ["haproxy: not installed"])
+        report.write(self.root, [RESULT], FACTS, ["haproxy: not installed"])
         text = (self.root / "README.md").read_text()
         self.assertIn("- nginx: 1.22", text)
         self.assertIn("- haproxy: not installed", text)
         self.assertTrue((self.root / "summary.md").read_text().startswith("| scenario"))
         self.assertTrue((self.root / "ratios.svg").exists())
+        self.assertIn("ratios.svg", text)
+
+    def test_a_plot_that_was_not_drawn_is_not_spoken_of(self):
+        report.write(self.root, [], FACTS, [])
+        self.assertNotIn("ratios.svg", (self.root / "README.md").read_text())
+        self.assertFalse((self.root / "ratios.svg").exists())
 
 
 class Plot(unittest.TestCase):
