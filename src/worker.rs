@@ -53,7 +53,8 @@ const LAST_LOOKS: u32 = 20;
 const LAST_PAUSE: Duration = Duration::from_millis(5);
 
 /// How long a stop leaves idle connections open, so that one more request on each is answered, and told that it is the last: a
-/// client that keeps connections (NGINX) may not repeat a POST that meets a connection just closed.
+/// client that keeps connections (NGINX) may not repeat a POST that meets a connection just closed. At most half of the drain,
+/// so that there is time for those requests.
 const IDLE_GRACE: Duration = Duration::from_secs(1);
 
 /// Scans between two looks at idle connections to backends.
@@ -351,7 +352,7 @@ struct Stop {
 
 impl Stop {
     fn begun(now: Micros, drain: Duration) -> Stop {
-        Stop { no_idle_from: now.after(IDLE_GRACE.min(drain)), none_from: now.after(drain) }
+        Stop { no_idle_from: now.after(IDLE_GRACE.min(drain / 2)), none_from: now.after(drain) }
     }
 }
 

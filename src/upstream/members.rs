@@ -23,6 +23,10 @@ pub const MEMBERS_MAX: usize = 4096;
 /// nameservers give some of many addresses, others each time: those are no new servers each time.
 pub const KEPT: Duration = Duration::from_secs(600);
 
+/// An address that was gone for less is the same server still, where others stay. Nameservers that give some of many addresses
+/// leave each out for a few answers only; container networks give the addresses of those that ended to new ones.
+const SAME_FOR: Duration = Duration::from_secs(10);
+
 /// Members that come so soon after the first were there at the start: names are answered one after the other.
 const START: Duration = Duration::from_secs(10);
 
@@ -215,7 +219,9 @@ impl Member {
                 self.is_down.store(false, Ordering::Relaxed);
                 Some(News::Up)
             }
-            None if is_good && self.is_ejected_as_absent() => self.recover(now),
+            None if is_good && !self.is_down.load(Ordering::Relaxed) && self.is_ejected_as_absent() => {
+                self.recover(now)
+            }
             None => None,
         }
     }
@@ -225,13 +231,27 @@ impl Member {
         self.ejected_until.load(Ordering::Relaxed) != 0
     }
 
-    /// Whether requests were the first to find that it takes no connections: then an answered probe is news of it.
+    /// Whether requests were the first to find that it takes no connections, or it has answered none yet: then an answered
+    /// probe is news of it.
     fn is_ejected_as_absent(&self) -> bool {
-        self.is_ejected() && self.is_absent.load(Ordering::Relaxed)
+        let is_absent = self.is_absent.load(Ordering::Relaxed) || self.is_unproven.load(Ordering::Relaxed);
+        self.is_ejected() && is_absent
     }
 
-    /// Its address is one of its name's again. It may be another server by now, so one request may try it at once.
-    fn come_back(&self, now: Micros) {
+    /// Whether nothing speaks against it: it is well, or so new that nobody has asked it.
+    fn is_up(&self, now: Micros) -> bool {
+        let is_untried = self.is_unproven.load(Ordering::Relaxed) && self.ejections.load(Ordering::Relaxed) == 0;
+        self.state(now) == State::Well || is_untried && !self.is_down.load(Ordering::Relaxed)
+    }
+
+    /// Its address is one of its name's again. It may be another server by now, so one request may try it at once; and where
+    /// others can be asked meanwhile, it has to, if it was gone for long.
+    fn come_back(&self, now: Micros, is_tried: bool) {
+        if is_tried {
+            self.is_unproven.store(true, Ordering::Relaxed);
+            self.is_absent.store(true, Ordering::Relaxed);
+            self.ejected_until.store(now.0.max(1), Ordering::Relaxed);
+        }
         let sooner = |until| (until > now.0).then_some(now.0.max(1));
         let _ = self.ejected_until.fetch_update(Ordering::Relaxed, Ordering::Relaxed, sooner);
     }
@@ -365,17 +385,24 @@ impl Group {
         let mut change = Change::default();
         let mut present: Known = roster.members.iter().map(|member| (spot(member), member.clone())).collect();
         let places: Vec<(usize, Place)> = self.places().take(MEMBERS_MAX).collect();
-        // What comes beside others of its name is tried first; where all have changed, there is nobody better.
-        let stay: HashSet<usize> = places.iter().filter(|spot| present.contains_key(spot)).map(|spot| spot.0).collect();
+        // What comes beside others of its name that are well is tried first; else there is nobody better.
+        let is_well =
+            |spot: &&(usize, Place)| present.get(*spot).is_some_and(|member| member.state(now) == State::Well);
+        let stay: HashSet<usize> = places.iter().filter(is_well).map(|spot| spot.0).collect();
         let is_tried = |server| self.settings.health.eject.is_some() && stay.contains(&server);
-        let mut gone: Known = roster.gone.iter().map(|(_, member)| (spot(member), member.clone())).collect();
+        let mut gone: HashMap<(usize, Place), (Micros, Arc<Member>)> =
+            roster.gone.iter().map(|(since, member)| (spot(member), (*since, member.clone()))).collect();
         let mut next: Vec<Arc<Member>> = Vec::new();
         for spot in places {
             if let Some(member) = present.remove(&spot) {
                 next.push(member);
                 continue;
             }
-            let member = gone.remove(&spot).inspect(|member| member.come_back(now)).unwrap_or_else(|| {
+            let known = gone.remove(&spot).map(|(since, member)| {
+                member.come_back(now, is_tried(spot.0) && now.since(since) >= SAME_FOR);
+                member
+            });
+            let member = known.unwrap_or_else(|| {
                 let (server, place) = spot;
                 let id = self.ids.fetch_add(1, Ordering::Relaxed);
                 let member = Member::new(id, server, &self.settings.servers[server], place, back_since);
@@ -450,7 +477,7 @@ impl Group {
     pub fn report(&self, now: Micros) -> GroupState {
         let server = |member: &Arc<Member>| ServerState {
             server: member.name.clone(),
-            is_up: member.state(now) == State::Well,
+            is_up: member.is_up(now),
             connections: u64::from(member.connections()),
             requests: member.requests(),
         };

@@ -255,8 +255,8 @@ impl Upstream {
         let needs_backups = !slots.iter().any(|slot| !slot.member.backup && is_well(&slot));
         let is_due = |slot: &&Rc<Slot>| is_new(slot) && (needs_backups || !slot.member.backup) && slot.has_room(max);
         let hold = self.settings().health.eject.unwrap_or_default().min(TRIAL_HOLD_MAX);
-        // The last attempt is for one that is well, where there is any.
-        let may_try = !attempts.is_last() || !slots.iter().any(|slot| is_due(&slot) && is_well(&slot));
+        // No request tries two: what follows goes to one that is well, where there is any.
+        let may_try = attempts.tried() == 0 || !slots.iter().any(|slot| is_due(&slot) && is_well(&slot));
         let mut due = slots.iter().filter(|slot| may_try && is_due(slot));
         if let Some(slot) = due.find(|slot| slot.is_tried_by(attempts, hold, now)) {
             return Choice::Server(Chosen { slot: slot.clone(), why: Why::Trial });

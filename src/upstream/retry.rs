@@ -85,11 +85,6 @@ impl Attempts {
         self.may_repeat && self.left > 0
     }
 
-    /// Whether this is a further attempt, and none may follow it.
-    pub fn is_last(&self) -> bool {
-        self.count > 0 && self.left == 0
-    }
-
     /// After a failed connect.
     pub fn after_connect(&mut self) -> Next {
         if self.left == 0 {

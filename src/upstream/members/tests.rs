@@ -150,6 +150,36 @@ fn an_answered_question_brings_in_a_new_address() {
     names.say(0, 1..3, at(20));
     let new = names.member(1);
     assert_eq!(new.probed(false, &health(), at(21)), None);
+    assert_eq!(new.eject(at(21), 10 * SECOND, false, true), Some(SECOND), "it answered badly");
     assert_eq!(new.probed(true, &health(), at(22)), Some(News::Arrived));
     assert_eq!((new.state(at(22)), new.back_since()), (State::Well, at(22)));
+}
+
+#[test]
+fn probes_that_found_a_new_address_down_have_to_find_it_up() {
+    let names = Names::new();
+    names.say(0, 1..2, at(1));
+    names.say(0, 1..3, at(20));
+    let new = names.member(1);
+    let up = || names.group.report(at(30)).servers[1].is_up;
+    assert!(up(), "nothing speaks against it");
+    let told = [false, false, false, true, true].map(|is_good| new.probed(is_good, &health(), at(30)));
+    assert_eq!(told, [None, None, Some(News::Down), None, Some(News::Up)]);
+    assert!(up());
+    assert_eq!(new.recover(at(31)), None);
+}
+
+#[test]
+fn an_address_that_was_gone_for_long_is_tried_again_where_others_are_well() {
+    let names = Names::new();
+    names.say(0, 1..4, at(1));
+    names.say(0, 1..2, at(100));
+    names.say(0, 1..3, at(105));
+    names.say(0, 1..4, at(110));
+    let states = [1, 2].map(|member| names.member(member).state(at(110)));
+    assert_eq!(states, [State::Well, State::OnTrial], "after 5 s and after 10 s");
+    names.member(0).eject(at(111), 60 * SECOND, true, false);
+    names.member(1).eject(at(111), 60 * SECOND, true, false);
+    names.say(0, 1..5, at(112));
+    assert_eq!(names.member(3).state(at(112)), State::Well, "nobody of its name is well");
 }
