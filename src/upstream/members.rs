@@ -30,7 +30,7 @@ const SAME_FOR: Duration = Duration::from_secs(10);
 /// Members that come so soon after the first were there at the start: names are answered one after the other.
 const START: Duration = Duration::from_secs(10);
 
-/// How long a member that has never answered is left alone at first: a process that has just got its address often begins to
+/// How long a member that has not answered yet is left alone at first: a process that has just got its address often begins to
 /// listen a moment later.
 const UNPROVEN_EJECT: Duration = Duration::from_secs(1);
 
@@ -56,7 +56,7 @@ pub struct Member {
     /// 0 = requests find it well; else when one may try it again.
     ejected_until: AtomicU64,
     ejections: AtomicU32,
-    /// Whether it has come beside others and has not answered yet.
+    /// Whether it has come, or come back, beside others and has not answered since.
     is_unproven: AtomicBool,
     /// Whether it was ejected because it took no connections, or broke them off.
     is_absent: AtomicBool,
@@ -130,10 +130,10 @@ impl Member {
         }
     }
 
-    /// The same, on trial until it has answered.
-    fn unproven(self, now: Micros) -> Member {
-        let (ejected_until, is_true) = (AtomicU64::new(now.0.max(1)), AtomicBool::new(true));
-        Member { ejected_until, is_unproven: is_true, is_absent: AtomicBool::new(true), ..self }
+    /// Puts it on trial until it has answered.
+    fn doubt(&self, now: Micros) {
+        self.is_unproven.store(true, Ordering::Relaxed);
+        self.ejected_until.store(now.0.max(1), Ordering::Relaxed);
     }
 
     /// How well it is.
@@ -173,8 +173,8 @@ impl Member {
             && self.ejected_until.compare_exchange(until, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    /// Leaves it alone for a time, `first` and doubled each time; one that has never answered for less, and no longer than
-    /// `first`. `None` where it was left alone already, and this was
+    /// Leaves it alone for a time, `first` and doubled each time; one that is unproven for less, and no longer than `first`.
+    /// `None` where it was left alone already, and this was
     /// no trial.
     pub fn eject(&self, now: Micros, first: Duration, is_absent: bool, was_trial: bool) -> Option<Duration> {
         let until = self.ejected_until.load(Ordering::Relaxed);
@@ -244,14 +244,8 @@ impl Member {
         self.state(now) == State::Well || is_untried && !self.is_down.load(Ordering::Relaxed)
     }
 
-    /// Its address is one of its name's again. It may be another server by now, so one request may try it at once; and where
-    /// others can be asked meanwhile, it has to, if it was gone for long.
-    fn come_back(&self, now: Micros, is_tried: bool) {
-        if is_tried {
-            self.is_unproven.store(true, Ordering::Relaxed);
-            self.is_absent.store(true, Ordering::Relaxed);
-            self.ejected_until.store(now.0.max(1), Ordering::Relaxed);
-        }
+    /// Its address is one of its name's again. It may be another server by now, so one request may try it at once.
+    fn come_back(&self, now: Micros) {
         let sooner = |until| (until > now.0).then_some(now.0.max(1));
         let _ = self.ejected_until.fetch_update(Ordering::Relaxed, Ordering::Relaxed, sooner);
     }
@@ -398,16 +392,17 @@ impl Group {
                 next.push(member);
                 continue;
             }
-            let known = gone.remove(&spot).map(|(since, member)| {
-                member.come_back(now, is_tried(spot.0) && now.since(since) >= SAME_FOR);
-                member
-            });
+            let server = spot.0;
+            let known = gone.remove(&spot);
+            let is_doubtful = is_tried(server) && known.as_ref().is_none_or(|(since, _)| now.since(*since) >= SAME_FOR);
+            let known = known.map(|(_, member)| member).inspect(|member| member.come_back(now));
             let member = known.unwrap_or_else(|| {
-                let (server, place) = spot;
                 let id = self.ids.fetch_add(1, Ordering::Relaxed);
-                let member = Member::new(id, server, &self.settings.servers[server], place, back_since);
-                Arc::new(if is_tried(server) { member.unproven(now) } else { member })
+                Arc::new(Member::new(id, server, &self.settings.servers[server], spot.1, back_since))
             });
+            if is_doubtful {
+                member.doubt(now);
+            }
             change.added.push(member.name.clone());
             next.push(member);
         }
