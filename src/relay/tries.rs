@@ -7,7 +7,8 @@ use crate::metrics::UpstreamError;
 use crate::reply::Failure;
 use crate::time::Micros;
 use crate::upstream::dial::ConnectFault;
-use crate::upstream::pool::{Choice, Chosen, Fault, Lease, NoRoom, Upstream};
+use crate::upstream::members::Permit;
+use crate::upstream::pool::{Choice, Chosen, Fault, Lease, NoRoom, Room, Upstream};
 use crate::upstream::proxy_protocol::Line;
 use crate::upstream::retry::{Attempts, Next, patience};
 use crate::upstream::way::{Patience, Way};
@@ -56,11 +57,11 @@ impl<'g> Tries<'g> {
     /// A connection to a server that takes one.
     pub async fn open(&mut self) -> Result<Lease, Failure> {
         loop {
-            let chosen = match self.chosen.clone() {
-                Some(chosen) => chosen,
+            let Room { chosen, permit } = match self.chosen.clone() {
+                Some(chosen) => Room { chosen, permit: None },
                 None => self.choose().await?,
             };
-            let opened = self.connect(&chosen).await;
+            let opened = self.connect(&chosen, permit).await;
             if matches!(opened, Err(ConnectFault::Full)) {
                 // Somebody was faster.
                 self.attempts.had_no_room(chosen.id());
@@ -89,11 +90,11 @@ impl<'g> Tries<'g> {
     }
 
     /// The first server, waiting in line where all have as many connections as they may.
-    async fn choose(&self) -> Result<Chosen, Failure> {
+    async fn choose(&self) -> Result<Room, Failure> {
         let Tries { upstream, attempts, user, .. } = self;
         if !upstream.has_line() {
             match upstream.choose(attempts, *user, self.now()) {
-                Choice::Server(chosen) => return Ok(chosen),
+                Choice::Server(chosen) => return Ok(Room { chosen, permit: None }),
                 Choice::Nobody => return Err(self.nobody()),
                 Choice::Full => {}
             }
@@ -119,7 +120,7 @@ impl<'g> Tries<'g> {
     /// A kept connection where one may serve, else a new one. One on which bytes have arrived meanwhile is dropped: they
     /// would be taken for the answer to this request, and its own answer for the next client's. What could not be repeated
     /// is worth a question to the kernel whether the connection has just died.
-    async fn connect(&self, chosen: &Chosen) -> Result<Lease, ConnectFault> {
+    async fn connect(&self, chosen: &Chosen, mut permit: Option<Permit>) -> Result<Lease, ConnectFault> {
         let Tries { gateway, upstream, .. } = self;
         if self.attempts.may_reuse() {
             while let Some(mut lease) = upstream.reuse(chosen, gateway.deadlines.coarse_now()) {
@@ -130,9 +131,10 @@ impl<'g> Tries<'g> {
                 if is_quiet {
                     return Ok(lease);
                 }
+                permit = Some(lease.close());
             }
         }
-        upstream.connect(chosen, self.line.as_ref(), self.patience.connect, &gateway.deadlines).await
+        upstream.connect(chosen, permit, self.line.as_ref(), self.patience.connect, &gateway.deadlines).await
     }
 
     fn now(&self) -> Micros {

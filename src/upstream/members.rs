@@ -146,6 +146,11 @@ impl Member {
         }
     }
 
+    /// Whether it gets its share, which no passing of time changes.
+    fn is_well(&self) -> bool {
+        !self.is_down.load(Ordering::Relaxed) && !self.is_ejected()
+    }
+
     /// How long it has been on trial.
     pub fn waits_for_trial(&self, now: Micros) -> Duration {
         now.since(Micros(self.ejected_until.load(Ordering::Relaxed)))
@@ -293,9 +298,7 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.member.connections.fetch_sub(1, Ordering::SeqCst);
-        if self.group.queue.waiting() > 0 {
-            self.group.queue.wake_first();
-        }
+        self.group.call_next();
     }
 }
 
@@ -482,6 +485,41 @@ impl Group {
             pending: self.queue.waiting() as u64,
             servers: self.members().iter().map(server).collect(),
         }
+    }
+
+    /// Calls who is first in line, where there is room that nobody was called for yet.
+    pub fn call_next(&self) {
+        if let Some(max) = self.settings.connections.max.filter(|_| self.queue.waiting() > 0) {
+            self.queue.call_first(|called| called < self.free_room(max));
+        }
+    }
+
+    /// Calls who is first in line for a server that waits to be tried, where nobody else is called.
+    pub fn call_for_trial(&self, now: Micros) {
+        let Some(max) = self.settings.connections.max.filter(|_| self.queue.waiting() > 0) else { return };
+        let members = self.members();
+        let needs_backups = !members.iter().any(|member| !member.backup && member.is_well());
+        let is_due = |member: &Arc<Member>| {
+            (needs_backups || !member.backup) && member.connections() < max && member.state(now) == State::OnTrial
+        };
+        if members.iter().any(is_due) {
+            self.queue.call_first(|called| called == 0);
+        }
+    }
+
+    /// How many more connections there may be to the servers whose turn it is: those that are well, else the backups that
+    /// are, and where nobody is, as if all were.
+    fn free_room(&self, max: u32) -> usize {
+        let members = self.members();
+        let in_panic = !members.iter().any(|member| member.is_well());
+        let of_tier = |backup| {
+            members.iter().filter(move |member| member.backup == backup && (in_panic || member.is_well())).peekable()
+        };
+        let mut fit = of_tier(false);
+        if fit.peek().is_none() {
+            fit = of_tier(true);
+        }
+        fit.map(|member| max.saturating_sub(member.connections()) as usize).sum()
     }
 
     /// The host that a member's server has in the configuration.

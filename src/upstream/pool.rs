@@ -111,6 +111,11 @@ impl Lease {
         requests.set(requests.get() + 1);
         Lease { conn, reused, permit, opened, busy }
     }
+
+    /// Closes the connection, and leaves the right to another one.
+    pub fn close(self) -> Permit {
+        self.permit
+    }
 }
 
 /// The server that is to be asked.
@@ -136,6 +141,14 @@ impl Chosen {
     pub fn id(&self) -> u64 {
         self.slot.member.id
     }
+}
+
+/// A server that is to be asked.
+pub struct Room {
+    /// Which.
+    pub chosen: Chosen,
+    /// The right to a new connection to it, where one was taken already.
+    pub permit: Option<Permit>,
 }
 
 /// Who is to be asked.
@@ -345,16 +358,18 @@ impl Upstream {
         self.settings().connections.max_age.is_some_and(|most| now.since(opened) >= most)
     }
 
-    /// A new connection to this server, in at most this time; `line` is whom it is for, where the server is told.
+    /// A new connection to this server, in at most this time, by this permit or one that is free; `line` is whom it is for,
+    /// where the server is told.
     pub async fn connect(
         &self,
         chosen: &Chosen,
+        permit: Option<Permit>,
         line: Option<&Line>,
         within: Duration,
         deadlines: &Rc<Deadlines>,
     ) -> Result<Lease, ConnectFault> {
         let member = &chosen.slot.member;
-        let permit = Permit::take(&self.group, member).ok_or(ConnectFault::Full)?;
+        let permit = permit.or_else(|| Permit::take(&self.group, member)).ok_or(ConnectFault::Full)?;
         // One that takes no connections must not look idle.
         let busy = Busy::new(&chosen.slot);
         let host = self.group.host(member);
@@ -376,7 +391,7 @@ impl Upstream {
             return Some(buffer);
         }
         // Where another worker's request is next, its worker needs the room for a connection of its own.
-        if queue.waiting() > 0 && !queue.wake_own(self.worker) && queue.waiting() > 0 {
+        if queue.waiting() > 0 && !queue.call_own(self.worker) && queue.waiting() > 0 {
             return Some(buffer);
         }
         let mut idle = slot.idle.borrow_mut();
@@ -401,41 +416,42 @@ impl Upstream {
         user: u64,
         longest: Duration,
         now: impl Fn() -> Micros,
-    ) -> Result<Chosen, NoRoom> {
+    ) -> Result<Room, NoRoom> {
         let mut turn = self.line_up().ok_or(NoRoom::Busy)?;
         let mut may_choose = turn.is_first();
         let waiting = async {
             loop {
-                match may_choose.then(|| self.choose(attempts, user, now())) {
-                    Some(Choice::Server(chosen)) => return Ok(chosen),
-                    Some(Choice::Nobody) => return Err(NoRoom::Nobody),
-                    Some(Choice::Full) => turn.rejoin(),
-                    None => {}
+                if may_choose {
+                    match self.choose(attempts, user, now()) {
+                        Choice::Server(chosen) => {
+                            if let Some(room) = self.reserve(chosen) {
+                                return Ok(room);
+                            }
+                        }
+                        Choice::Nobody => return Err(NoRoom::Nobody),
+                        Choice::Full => {}
+                    }
+                    turn.rejoin();
                 }
                 (&mut turn).await;
                 may_choose = true;
             }
         };
         let found = monoio::time::timeout(self.settings().connections.pending.min(longest), waiting).await;
-        let chosen = found.unwrap_or(Err(NoRoom::Busy))?;
+        let room = found.unwrap_or(Err(NoRoom::Busy))?;
         turn.leave_served();
-        self.call_next(Some(&chosen), now());
-        Ok(chosen)
+        self.group.call_next();
+        Ok(room)
     }
 
-    /// Calls who is first in line where there is room for one more than `chosen`, who takes a place now. Else only a
-    /// place that is given back calls anybody, and one that came from elsewhere (a server that is back, one that is new)
-    /// would never be taken.
-    fn call_next(&self, chosen: Option<&Chosen>, now: Micros) {
-        let Some(max) = self.settings().connections.max.filter(|_| self.group.queue.waiting() > 0) else { return };
-        let has_more = |slot: &Rc<Slot>| {
-            let takes = chosen.is_some_and(|chosen| Rc::ptr_eq(&chosen.slot, slot) && slot.idle.borrow().is_empty());
-            let is_asked = slot.member.state(now) != State::Sick || self.group.in_panic();
-            is_asked && slot.member.connections() + u32::from(takes) < max
+    /// Takes what a request to this server needs, so that nobody is faster; `None` where somebody was.
+    fn reserve(&self, chosen: Chosen) -> Option<Room> {
+        let needs_permit = chosen.slot.idle.borrow().is_empty();
+        let permit = match needs_permit {
+            true => Some(Permit::take(&self.group, &chosen.slot.member)?),
+            false => None,
         };
-        if self.slots.borrow().iter().any(has_more) {
-            self.group.queue.wake_first();
-        }
+        Some(Room { chosen, permit })
     }
 
     /// Whether requests wait for a connection: then a new one does too.
@@ -516,10 +532,26 @@ impl Upstream {
     /// To be called again and again: takes over changes of the members, and gives up idle connections that others wait for.
     pub fn tend(&self, now: Micros) {
         self.refresh();
-        self.call_next(None, now);
-        for slot in self.slots.borrow().iter() {
-            slot.flush();
-            while self.group.queue.waiting() > 0 && slot.idle.borrow_mut().pop().is_some() {}
+        // Room that came from elsewhere, with a server that is back or one that is new, is given back by nobody.
+        self.group.call_next();
+        self.group.call_for_trial(now);
+        let slots = self.slots.borrow();
+        slots.iter().for_each(|slot| slot.flush());
+        self.give_up_idle(&slots);
+    }
+
+    /// Closes idle connections while requests wait that cannot use them, being another worker's.
+    fn give_up_idle(&self, slots: &[Rc<Slot>]) {
+        let queue = &self.group.queue;
+        if queue.waiting() == 0 {
+            return;
+        }
+        let idle: usize = slots.iter().map(|slot| slot.idle.borrow().len()).sum();
+        let mut spare = idle.saturating_sub(queue.owed(self.worker));
+        for slot in slots {
+            while spare > 0 && queue.waiting() > 0 && slot.idle.borrow_mut().pop().is_some() {
+                spare -= 1;
+            }
         }
     }
 

@@ -30,8 +30,9 @@ pub struct Queue {
 #[derive(Debug)]
 struct Line {
     waiters: BTreeMap<u64, Waiter>,
-    /// Those that were called and have not said yet what became of it.
-    called: usize,
+    /// The places of those that were called and have not said yet what became of it, with the worker that has the idle
+    /// connection they were called for, where it was for one.
+    called: BTreeMap<u64, Option<usize>>,
     /// No place was ever given before this one, nor at or behind `end`: each is given once.
     start: u64,
     end: u64,
@@ -39,7 +40,7 @@ struct Line {
 
 impl Default for Line {
     fn default() -> Line {
-        Line { waiters: BTreeMap::new(), called: 0, start: MIDDLE, end: MIDDLE }
+        Line { waiters: BTreeMap::new(), called: BTreeMap::new(), start: MIDDLE, end: MIDDLE }
     }
 }
 
@@ -68,13 +69,13 @@ impl Queue {
 
     fn count(&self, line: &Line) {
         self.length.store(line.waiters.len(), Ordering::SeqCst);
-        self.present.store(line.waiters.len() + line.called, Ordering::Release);
+        self.present.store(line.waiters.len() + line.called.len(), Ordering::Release);
     }
 
     /// Takes a place at the end; `None` where `most` wait already.
     pub fn join(&self, worker: usize, most: usize) -> Option<Turn<'_>> {
         let mut line = self.line.lock();
-        if line.waiters.len() + line.called >= most {
+        if line.waiters.len() + line.called.len() >= most {
             return None;
         }
         let place = line.end;
@@ -84,22 +85,24 @@ impl Queue {
         Some(Turn { queue: self, worker, place, is_served: false })
     }
 
-    /// A connection may be opened: whoever is first tries.
-    pub fn wake_first(&self) {
+    /// Calls whoever is first, where `is_due` says so. It is told how many were called and have not taken yet what they were
+    /// called for, and nobody else is called or served meanwhile: so no room is counted for two.
+    pub fn call_first(&self, is_due: impl FnOnce(usize) -> bool) {
         let first = {
             let mut line = self.line.lock();
-            let first = line.waiters.pop_first().map(|(_, first)| first);
-            line.called += usize::from(first.is_some());
+            if !is_due(line.called.len()) {
+                return;
+            }
+            let Some((place, first)) = line.waiters.pop_first() else { return };
+            line.called.insert(place, None);
             self.count(&line);
             first
         };
-        if let Some(first) = first {
-            first.waker.wake();
-        }
+        first.waker.wake();
     }
 
-    /// This worker has a connection that is free: wakes a request of its own that waits, where it is that one's turn.
-    pub fn wake_own(&self, worker: usize) -> bool {
+    /// This worker has a connection that is free: calls a request of its own that waits, where it is that one's turn.
+    pub fn call_own(&self, worker: usize) -> bool {
         let own = {
             let mut line = self.line.lock();
             let own = line.waiters.iter().take(LOOK_MAX).find(|(_, waiter)| waiter.worker == worker);
@@ -113,12 +116,19 @@ impl Queue {
                 }
                 (own, _) => own,
             };
-            let own = own.and_then(|place| line.waiters.remove(&place));
-            line.called += usize::from(own.is_some());
-            self.count(&line);
-            own
+            let own = own.and_then(|place| line.waiters.remove_entry(&place));
+            own.map(|(place, own)| {
+                line.called.insert(place, Some(worker));
+                self.count(&line);
+                own
+            })
         };
         own.map(|own| own.waker.wake()).is_some()
+    }
+
+    /// How many were called for idle connections of this worker, and are about to take them.
+    pub fn owed(&self, worker: usize) -> usize {
+        self.line.lock().called.values().filter(|called| **called == Some(worker)).count()
     }
 }
 
@@ -140,21 +150,20 @@ impl Turn<'_> {
     /// Whether nobody waits for longer, or was called and has not taken it yet.
     pub fn is_first(&self) -> bool {
         let line = self.queue.line.lock();
-        line.called == 0 && line.waiters.first_key_value().is_some_and(|(&first, _)| first == self.place)
+        line.called.is_empty() && line.waiters.first_key_value().is_some_and(|(&first, _)| first == self.place)
     }
 
-    /// Goes back to the front: what it was woken for had gone.
+    /// Goes back to the front: what it was called for had gone. It was passed over by that, so nobody may do it again.
     pub fn rejoin(&mut self) {
         let mut line = self.queue.line.lock();
-        if !line.waiters.contains_key(&self.place) {
+        if line.called.remove(&self.place).is_some() {
             // Its old place is in front, unless it was called before others.
             if line.waiters.first_key_value().is_some_and(|(&first, _)| first < self.place) {
                 line.start -= 1;
                 self.place = line.start;
             }
             let waker = Waker::noop().clone();
-            line.waiters.insert(self.place, Waiter { worker: self.worker, passed: 0, waker });
-            line.called -= 1;
+            line.waiters.insert(self.place, Waiter { worker: self.worker, passed: PASSED_MAX, waker });
             self.queue.count(&line);
         }
     }
@@ -180,14 +189,14 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let was_called = {
             let mut line = self.queue.line.lock();
-            let was_called = line.waiters.remove(&self.place).is_none();
-            line.called -= usize::from(was_called);
+            line.waiters.remove(&self.place);
+            let was_called = line.called.remove(&self.place).is_some();
             self.queue.count(&line);
             was_called
         };
         if was_called && !self.is_served {
-            // It gives up at the moment that it was called.
-            self.queue.wake_first();
+            // It gives up at the moment that it was called: what it was called for is the next one's.
+            self.queue.call_first(|_| true);
         }
     }
 }
@@ -226,12 +235,12 @@ mod tests {
         let queue = Queue::default();
         let waiters = [wait(&queue, 0), wait(&queue, 1), wait(&queue, 0)];
         assert!(queue.join(0, 3).is_none());
-        queue.wake_first();
-        queue.wake_first();
+        queue.call_first(|_| true);
+        queue.call_first(|_| true);
         assert_eq!((woken(&waiters), queue.waiting()), (vec![0, 1], 1));
         drop(waiters);
         assert_eq!(queue.waiting(), 0);
-        queue.wake_first();
+        queue.call_first(|_| true);
     }
 
     #[test]
@@ -239,18 +248,18 @@ mod tests {
         let queue = Queue::default();
         let mut waiters = vec![wait(&queue, 0)];
         waiters.extend((0..10).map(|_| wait(&queue, 1)));
-        assert!((0..8).all(|_| queue.wake_own(1)));
-        assert!(!queue.wake_own(1), "the first has been passed over often enough");
+        assert!((0..8).all(|_| queue.call_own(1)));
+        assert!(!queue.call_own(1), "the first has been passed over often enough");
         assert_eq!(woken(&waiters), (1..=8).collect::<Vec<_>>());
-        assert!(queue.wake_own(0) && waiters[0].1.0.load(Ordering::Acquire));
-        assert!(queue.wake_own(1) && !queue.wake_own(0));
+        assert!(queue.call_own(0) && waiters[0].1.0.load(Ordering::Acquire));
+        assert!(queue.call_own(1) && !queue.call_own(0));
     }
 
     #[test]
     fn who_is_called_and_gives_up_calls_the_next() {
         let queue = Queue::default();
         let (first, second) = (wait(&queue, 0), wait(&queue, 1));
-        queue.wake_first();
+        queue.call_first(|_| true);
         drop(first);
         assert!(second.1.0.load(Ordering::Acquire));
         let third = wait(&queue, 1);
@@ -262,21 +271,60 @@ mod tests {
     fn who_finds_nothing_is_first_again() {
         let queue = Queue::default();
         let mut waiters = [wait(&queue, 0), wait(&queue, 0)];
-        queue.wake_first();
+        queue.call_first(|_| true);
         waiters[0].0.rejoin();
         assert!(waiters[0].0.is_first() && !waiters[1].0.is_first());
         assert_eq!(queue.waiting(), 2);
     }
 
     #[test]
+    fn who_finds_nothing_is_not_passed_over_again() {
+        let queue = Queue::default();
+        let mut waiters = [wait(&queue, 0), wait(&queue, 1)];
+        queue.call_first(|_| true);
+        waiters[0].0.rejoin();
+        assert!(!queue.call_own(1) && queue.call_own(0));
+        assert_eq!(woken(&waiters), [0]);
+    }
+
+    #[test]
+    fn a_connection_is_owed_until_who_was_called_for_it_has_it_or_leaves() {
+        let queue = Queue::default();
+        let mut waiters: Vec<_> = (0..4).map(|_| wait(&queue, 1)).collect();
+        assert!((0..3).all(|_| queue.call_own(1)));
+        queue.call_first(|_| true);
+        assert_eq!((queue.owed(1), queue.owed(0)), (3, 0), "the fourth was called for room");
+        waiters.remove(0).0.leave_served();
+        waiters[0].0.rejoin();
+        assert_eq!(queue.owed(1), 1);
+        drop(waiters.remove(1));
+        assert_eq!((queue.owed(1), queue.waiting()), (0, 0), "and calls for room do not owe");
+    }
+
+    #[test]
+    fn who_calls_is_told_how_many_are_called() {
+        let queue = Queue::default();
+        let waiters = [wait(&queue, 0), wait(&queue, 0), wait(&queue, 0)];
+        let room = 2;
+        (0..3).for_each(|_| queue.call_first(|called| called < room));
+        assert_eq!((woken(&waiters), queue.waiting()), (vec![0, 1], 1));
+        let [first, second, third] = waiters;
+        first.0.leave_served();
+        queue.call_first(|called| called < room - 1);
+        assert!(!third.1.0.load(Ordering::Acquire), "the second has the room that is left");
+        drop(second);
+        assert!(third.1.0.load(Ordering::Acquire));
+    }
+
+    #[test]
     fn who_was_called_before_others_and_finds_nothing_is_first() {
         let queue = Queue::default();
         let mut waiters: Vec<_> = [0, 1, 1].map(|worker| wait(&queue, worker)).into();
-        assert!(queue.wake_own(1));
+        assert!(queue.call_own(1));
         waiters[1].0.rejoin();
         assert!(waiters[1].0.is_first() && !waiters[0].0.is_first());
-        queue.wake_first();
-        queue.wake_first();
+        queue.call_first(|_| true);
+        queue.call_first(|_| true);
         assert_eq!(woken(&waiters), [0, 1], "the third still waits");
         assert_eq!(queue.waiting(), 1);
     }
@@ -296,7 +344,7 @@ mod tests {
     fn nobody_overtakes_who_was_called() {
         let queue = Queue::default();
         let called = wait(&queue, 0);
-        queue.wake_first();
+        queue.call_first(|_| true);
         assert!(queue.is_used() && queue.waiting() == 0);
         let late = queue.join(1, 100).unwrap();
         assert!(!late.is_first() && queue.join(1, 2).is_none());

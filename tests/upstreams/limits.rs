@@ -310,7 +310,7 @@ fn after_a_storm_no_connection_is_missing() {
     let server = Moody::new();
     let (_held, dead) = refusing();
     let lines = format!(
-        "timeouts = {{ response = \"2s\" }}\nhealth = {{ eject = \"off\" }}\n\
+        "timeouts = {{ response = \"2s\" }}\nhealth = {{ eject = \"off\" }}\nretry_budget = \"100%\"\n\
          connections = {{ max = {MAX}, max_pending = 8, pending = \"100ms\", max_age = \"500ms\" }}"
     );
     let gateway = gateway(&[dead, server.address], &lines);

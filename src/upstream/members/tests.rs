@@ -3,6 +3,7 @@
 use super::*;
 use crate::upstream::health::tests::settings as health;
 use crate::upstream::proxy_protocol::ProxyProtocol;
+use crate::upstream::queue::Turn;
 use crate::upstream::way::Patience;
 use crate::upstream::{Balance, Connections, Retries, Server, StatusSet};
 use std::net::IpAddr;
@@ -17,12 +18,16 @@ struct Names {
 
 impl Names {
     fn new() -> Names {
+        Names::with(|_| {})
+    }
+
+    fn with(change: impl FnOnce(&mut Settings)) -> Names {
         let targets = ["a", "b"].map(|host| Arc::new(Target::new(host, 80)));
         let server = |host: &str| {
             let address = Address::Tcp { host: host.into(), port: 80 };
             Server { address, weight: 1, backup: false }
         };
-        let settings = Settings {
+        let mut settings = Settings {
             name: "app".into(),
             servers: vec![server("a"), server("b")],
             balance: Balance::RoundRobin,
@@ -41,6 +46,7 @@ impl Names {
             tls: None,
             proxy_protocol: ProxyProtocol::Off,
         };
+        change(&mut settings);
         let group = Group::new(settings, None, |host, _| targets[usize::from(host == "b")].clone());
         Names { group, targets }
     }
@@ -182,4 +188,84 @@ fn an_address_that_was_gone_for_long_is_tried_again_where_others_are_well() {
     names.member(1).eject(at(111), 60 * SECOND, true, false);
     names.say(0, 1..5, at(112));
     assert_eq!(names.member(3).state(at(112)), State::Well, "nobody of its name is well");
+}
+
+/// Servers at two names, the second a backup, that take one connection each while requests line up.
+fn narrow() -> (Arc<Group>, [Arc<Target>; 2]) {
+    let names = Names::with(|settings| {
+        settings.connections.max = Some(1);
+        settings.servers[1].backup = true;
+    });
+    names.say(0, 1..=1, at(1));
+    names.say(1, 2..=2, at(1));
+    (Arc::new(names.group), names.targets)
+}
+
+fn lined_up(group: &Group, number: usize) -> Vec<Turn<'_>> {
+    (0..number).map(|_| group.queue.join(0, number).unwrap()).collect()
+}
+
+#[test]
+fn room_that_somebody_was_called_for_calls_nobody_else() {
+    let (group, _) = narrow();
+    let permit = Permit::take(&group, &group.members()[0]).unwrap();
+    let mut waiting = lined_up(&group, 3);
+    group.call_next();
+    assert_eq!(group.queue.waiting(), 3, "there is none: backups have none to give beside a server that is well");
+    drop(permit);
+    group.call_next();
+    assert_eq!(group.queue.waiting(), 2);
+    let taken = Permit::take(&group, &group.members()[0]).unwrap();
+    waiting.remove(0).leave_served();
+    group.call_next();
+    assert_eq!(group.queue.waiting(), 2);
+    drop(taken);
+    assert_eq!(group.queue.waiting(), 1);
+}
+
+#[test]
+fn room_of_a_new_server_calls_the_next_while_another_is_called() {
+    let (group, targets) = narrow();
+    let permit = Permit::take(&group, &group.members()[0]).unwrap();
+    let _waiting = lined_up(&group, 3);
+    drop(permit);
+    targets[0].learn(Ok([1, 3].map(|last| IpAddr::from([10, 0, 0, last])).into()));
+    group.refresh(at(20));
+    let new = group.members()[1].clone();
+    group.call_for_trial(at(20));
+    group.call_next();
+    assert_eq!((group.queue.waiting(), new.state(at(20))), (2, State::OnTrial), "one is called already");
+    new.recover(at(21));
+    group.call_next();
+    group.call_next();
+    assert_eq!(group.queue.waiting(), 1);
+}
+
+#[test]
+fn a_server_on_trial_calls_one_alone() {
+    let (group, _) = narrow();
+    let server = group.members()[0].clone();
+    server.eject(at(1), SECOND, false, false);
+    let backup = Permit::take(&group, &group.members()[1]).unwrap();
+    let _waiting = lined_up(&group, 3);
+    group.call_for_trial(at(1));
+    group.call_next();
+    assert_eq!(group.queue.waiting(), 3, "the sick one is not asked, and the backup is full");
+    group.call_for_trial(at(3));
+    group.call_for_trial(at(3));
+    assert_eq!(group.queue.waiting(), 2);
+    drop(backup);
+    assert_eq!(group.queue.waiting(), 2, "who is called for the trial may take that too");
+}
+
+#[test]
+fn where_all_are_sick_their_room_counts() {
+    let (group, _) = narrow();
+    let permit = Permit::take(&group, &group.members()[0]).unwrap();
+    group.members().iter().for_each(|member| assert!(member.eject(at(1), SECOND, false, false).is_some()));
+    let _waiting = lined_up(&group, 3);
+    group.call_next();
+    assert_eq!(group.queue.waiting(), 3, "only one of the first tier may be asked");
+    drop(permit);
+    assert_eq!(group.queue.waiting(), 2);
 }
