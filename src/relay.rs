@@ -114,6 +114,8 @@ pub async fn exchange(
                 return Outcome::Abandoned;
             }
             if tries.again(lease.reused, sent.bytes == 0, UpstreamError::Send) {
+                drop(watching);
+                tries.leave(lease);
                 continue;
             }
         }
@@ -146,6 +148,7 @@ pub async fn exchange(
             Ended::Failed { .. } if is_gone => return Outcome::Abandoned,
             Ended::Failed { failure, heard } => {
                 if tries.again_after(&failure, heard, lease.reused) {
+                    tries.leave(lease);
                     continue;
                 }
                 let is_whole = response_error(&failure).is_some() && upload.body.is_done();

@@ -30,6 +30,8 @@ pub(super) struct Tries<'g> {
     line: Option<Line>,
     /// The server that is asked, or will be next.
     chosen: Option<Chosen>,
+    /// The right to a new connection to it, where its last one made room for that.
+    permit: Option<Permit>,
     /// Whether the attempt at hand is held against its server already: once is enough.
     is_held: Cell<bool>,
 }
@@ -50,6 +52,7 @@ impl<'g> Tries<'g> {
             started,
             line,
             chosen: None,
+            permit: None,
             is_held: Cell::new(false),
         }
     }
@@ -58,7 +61,7 @@ impl<'g> Tries<'g> {
     pub async fn open(&mut self) -> Result<Lease, Failure> {
         loop {
             let Room { chosen, permit } = match self.chosen.clone() {
-                Some(chosen) => Room { chosen, permit: None },
+                Some(chosen) => Room { chosen, permit: self.permit.take() },
                 None => self.choose().await?,
             };
             let opened = self.connect(&chosen, permit).await;
@@ -89,13 +92,16 @@ impl<'g> Tries<'g> {
         }
     }
 
-    /// The first server, waiting in line where all have as many connections as they may.
+    /// The first server, waiting in line where all have as many connections as they may. Who has asked one already neither
+    /// waits behind others nor keeps them waiting: what has no room for it then may have for them.
     async fn choose(&self) -> Result<Room, Failure> {
         let Tries { upstream, attempts, user, .. } = self;
-        if !upstream.has_line() {
+        let is_retry = attempts.tried() > 0;
+        if is_retry || !upstream.has_line() {
             match upstream.choose(attempts, *user, self.now()) {
                 Choice::Server(chosen) => return Ok(Room { chosen, permit: None }),
                 Choice::Nobody => return Err(self.nobody()),
+                Choice::Full if is_retry => return Err(self.busy()),
                 Choice::Full => {}
             }
         }
@@ -105,11 +111,13 @@ impl<'g> Tries<'g> {
         let waited = Box::pin(upstream.wait_for_room(attempts, *user, left, || self.now())).await;
         waited.map_err(|reason| match reason {
             NoRoom::Nobody => self.nobody(),
-            NoRoom::Busy => {
-                self.blame(UpstreamError::Busy);
-                Failure::Busy
-            }
+            NoRoom::Busy => self.busy(),
         })
+    }
+
+    fn busy(&self) -> Failure {
+        self.blame(UpstreamError::Busy);
+        Failure::Busy
     }
 
     fn nobody(&self) -> Failure {
@@ -221,6 +229,12 @@ impl<'g> Tries<'g> {
                 false
             }
         }
+    }
+
+    /// Closes a connection that did not serve. Where its server is asked once more, nobody else takes its place meanwhile.
+    pub fn leave(&mut self, lease: Lease) {
+        let is_asked_again = self.chosen.as_ref().is_some_and(|chosen| chosen.id() == lease.server());
+        self.permit = is_asked_again.then(|| lease.close());
     }
 
     /// Whether the request may be sent once more after it got no whole response, for this reason.

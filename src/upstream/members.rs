@@ -281,7 +281,7 @@ impl Member {
     }
 }
 
-/// The right to one connection; given back when dropped, and then to whoever waits.
+/// The right to one connection; given back when dropped, and then to whoever waits for a server like this one.
 pub struct Permit {
     group: Arc<Group>,
     member: Arc<Member>,
@@ -348,6 +348,19 @@ type Known = HashMap<(usize, Place), Arc<Member>>;
 /// What tells members of an upstream apart.
 fn spot(member: &Arc<Member>) -> (usize, Place) {
     (member.server, member.place.clone())
+}
+
+/// Whether there may be more than so many more connections to those whose turn it is: those that are well, else the
+/// backups that are, and where none is well, as if all were.
+fn has_room_beyond(called: usize, members: &[Arc<Member>], max: u32) -> bool {
+    let in_panic = !members.iter().any(|member| member.is_well());
+    let is_fit = |member: &&Arc<Member>| in_panic || member.is_well();
+    let backup = !members.iter().any(|member| !member.backup && is_fit(&member));
+    let mut room = 0;
+    members.iter().filter(|member| member.backup == backup && is_fit(member)).any(|member| {
+        room += max.saturating_sub(member.connections()) as usize;
+        room > called
+    })
 }
 
 impl Group {
@@ -490,7 +503,8 @@ impl Group {
     /// Calls who is first in line, where there is room that nobody was called for yet.
     pub fn call_next(&self) {
         if let Some(max) = self.settings.connections.max.filter(|_| self.queue.waiting() > 0) {
-            self.queue.call_first(|called| called < self.free_room(max));
+            let members = self.members();
+            self.queue.call_first(|called| has_room_beyond(called, &members, max));
         }
     }
 
@@ -505,21 +519,6 @@ impl Group {
         if members.iter().any(is_due) {
             self.queue.call_first(|called| called == 0);
         }
-    }
-
-    /// How many more connections there may be to the servers whose turn it is: those that are well, else the backups that
-    /// are, and where nobody is, as if all were.
-    fn free_room(&self, max: u32) -> usize {
-        let members = self.members();
-        let in_panic = !members.iter().any(|member| member.is_well());
-        let of_tier = |backup| {
-            members.iter().filter(move |member| member.backup == backup && (in_panic || member.is_well())).peekable()
-        };
-        let mut fit = of_tier(false);
-        if fit.peek().is_none() {
-            fit = of_tier(true);
-        }
-        fit.map(|member| max.saturating_sub(member.connections()) as usize).sum()
     }
 
     /// The host that a member's server has in the configuration.

@@ -112,6 +112,11 @@ impl Lease {
         Lease { conn, reused, permit, opened, busy }
     }
 
+    /// Tells the server from all others of its upstream.
+    pub fn server(&self) -> u64 {
+        self.busy.0.member.id
+    }
+
     /// Closes the connection, and leaves the right to another one.
     pub fn close(self) -> Permit {
         self.permit
@@ -338,8 +343,7 @@ impl Upstream {
         let slot = &chosen.slot;
         let mut idle = slot.idle.borrow_mut();
         while let Some(newest) = idle.last() {
-            let is_over = |one: &Idle| now.since(one.since) >= self.settings().idle;
-            if is_over(newest) {
+            if now.since(newest.since) >= self.settings().idle {
                 // The others have been idle for longer still.
                 idle.clear();
                 return None;
@@ -347,11 +351,16 @@ impl Upstream {
             let known = idle.iter().rev().take(FRESH_MAX).position(|one| one.link.conn.reader.is_heard());
             let at = idle.len() - 1 - known.unwrap_or(0);
             let one = idle.remove(at);
-            if !is_over(&one) && !self.is_too_old(one.link.opened, now) {
+            if !self.is_over(&one, now) {
                 return Some(Lease::new(one.link, true, Busy::new(slot)));
             }
         }
         None
+    }
+
+    /// Whether an idle connection serves nobody any more.
+    fn is_over(&self, one: &Idle, now: Micros) -> bool {
+        now.since(one.since) >= self.settings().idle || self.is_too_old(one.link.opened, now)
     }
 
     fn is_too_old(&self, opened: Micros, now: Micros) -> bool {
@@ -418,23 +427,23 @@ impl Upstream {
         now: impl Fn() -> Micros,
     ) -> Result<Room, NoRoom> {
         let mut turn = self.line_up().ok_or(NoRoom::Busy)?;
-        let mut may_choose = turn.is_first();
+        let look = || match self.choose(attempts, user, now()) {
+            Choice::Server(chosen) => Ok(self.reserve(chosen, now())),
+            Choice::Nobody => Err(NoRoom::Nobody),
+            Choice::Full => Ok(None),
+        };
+        let mut may_look = turn.is_first();
         let waiting = async {
             loop {
-                if may_choose {
-                    match self.choose(attempts, user, now()) {
-                        Choice::Server(chosen) => {
-                            if let Some(room) = self.reserve(chosen) {
-                                return Ok(room);
-                            }
-                        }
-                        Choice::Nobody => return Err(NoRoom::Nobody),
-                        Choice::Full => {}
-                    }
-                    turn.rejoin();
+                if may_look && let Some(room) = look()? {
+                    return Ok(room);
                 }
                 (&mut turn).await;
-                may_choose = true;
+                if let Some(room) = look()? {
+                    return Ok(room);
+                }
+                turn.rejoin();
+                may_look = true;
             }
         };
         let found = monoio::time::timeout(self.settings().connections.pending.min(longest), waiting).await;
@@ -445,10 +454,12 @@ impl Upstream {
     }
 
     /// Takes what a request to this server needs, so that nobody is faster; `None` where somebody was.
-    fn reserve(&self, chosen: Chosen) -> Option<Room> {
-        let needs_permit = chosen.slot.idle.borrow().is_empty();
+    fn reserve(&self, chosen: Chosen, now: Micros) -> Option<Room> {
+        let slot = &chosen.slot;
+        slot.idle.borrow_mut().retain(|one| !self.is_over(one, now));
+        let needs_permit = slot.idle.borrow().is_empty();
         let permit = match needs_permit {
-            true => Some(Permit::take(&self.group, &chosen.slot.member)?),
+            true => Some(Permit::take(&self.group, &slot.member)?),
             false => None,
         };
         Some(Room { chosen, permit })
@@ -540,16 +551,17 @@ impl Upstream {
         self.give_up_idle(&slots);
     }
 
-    /// Closes idle connections while requests wait that cannot use them, being another worker's.
+    /// Has requests of this worker that wait take its idle connections, and closes what others wait for.
     fn give_up_idle(&self, slots: &[Rc<Slot>]) {
         let queue = &self.group.queue;
         if queue.waiting() == 0 {
             return;
         }
         let idle: usize = slots.iter().map(|slot| slot.idle.borrow().len()).sum();
-        let mut spare = idle.saturating_sub(queue.owed(self.worker));
+        while queue.owed(self.worker) < idle && queue.call_own(self.worker) {}
+        let mut spare = idle.saturating_sub(queue.owed(self.worker)).min(queue.waiting());
         for slot in slots {
-            while spare > 0 && queue.waiting() > 0 && slot.idle.borrow_mut().pop().is_some() {
+            while spare > 0 && slot.idle.borrow_mut().pop().is_some() {
                 spare -= 1;
             }
         }

@@ -2,7 +2,8 @@
 //!
 //! Pure: no clock. Workers share it, since the limit is the process's. A connection that becomes free is worth most on
 //! the worker that holds it, since another one has to open its own: so that worker's first request may go before others, but not
-//! for ever. Who is called has what it was called for to itself: nobody who comes meanwhile may be faster.
+//! for ever. Who is called has what it was called for to itself: nobody who comes meanwhile may be faster. Retries are no part
+//! of it: who has been served once neither waits here nor lets others go first.
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -85,8 +86,8 @@ impl Queue {
         Some(Turn { queue: self, worker, place, is_served: false })
     }
 
-    /// Calls whoever is first, where `is_due` says so. It is told how many were called and have not taken yet what they were
-    /// called for, and nobody else is called or served meanwhile: so no room is counted for two.
+    /// Calls whoever is first, where `is_due` says so. It is told how many were called and have not said yet what became of
+    /// it. Nobody is called, and nobody who was called leaves, while it counts: so no room is counted for two.
     pub fn call_first(&self, is_due: impl FnOnce(usize) -> bool) {
         let first = {
             let mut line = self.line.lock();
@@ -153,7 +154,8 @@ impl Turn<'_> {
         line.called.is_empty() && line.waiters.first_key_value().is_some_and(|(&first, _)| first == self.place)
     }
 
-    /// Goes back to the front: what it was called for had gone. It was passed over by that, so nobody may do it again.
+    /// Goes back to the front: what it was called for had gone to another. Who has met with that is not passed over again.
+    /// What became free since it was called may not have been told, so it is to look once more.
     pub fn rejoin(&mut self) {
         let mut line = self.queue.line.lock();
         if line.called.remove(&self.place).is_some() {
@@ -187,16 +189,20 @@ impl Future for Turn<'_> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        let was_called = {
+        let called = {
             let mut line = self.queue.line.lock();
             line.waiters.remove(&self.place);
-            let was_called = line.called.remove(&self.place).is_some();
+            let called = line.called.remove(&self.place);
             self.queue.count(&line);
-            was_called
+            called
         };
-        if was_called && !self.is_served {
-            // It gives up at the moment that it was called: what it was called for is the next one's.
-            self.queue.call_first(|_| true);
+        // Where it gives up at the moment that it was called, what it was called for is the next one's.
+        match called.filter(|_| !self.is_served) {
+            Some(Some(worker)) => {
+                self.queue.call_own(worker);
+            }
+            Some(None) => self.queue.call_first(|_| true),
+            None => {}
         }
     }
 }
@@ -268,6 +274,15 @@ mod tests {
     }
 
     #[test]
+    fn who_gives_up_an_idle_connection_calls_the_next_of_its_worker() {
+        let queue = Queue::default();
+        let mut waiters = vec![wait(&queue, 0), wait(&queue, 1), wait(&queue, 1)];
+        assert!(queue.call_own(1));
+        drop(waiters.remove(1));
+        assert_eq!((woken(&waiters), queue.owed(1)), (vec![1], 1));
+    }
+
+    #[test]
     fn who_finds_nothing_is_first_again() {
         let queue = Queue::default();
         let mut waiters = [wait(&queue, 0), wait(&queue, 0)];
@@ -298,7 +313,7 @@ mod tests {
         waiters[0].0.rejoin();
         assert_eq!(queue.owed(1), 1);
         drop(waiters.remove(1));
-        assert_eq!((queue.owed(1), queue.waiting()), (0, 0), "and calls for room do not owe");
+        assert_eq!((queue.owed(1), queue.waiting()), (1, 0), "the next has it; who was called for room does not");
     }
 
     #[test]
