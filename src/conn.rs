@@ -326,6 +326,11 @@ impl Watching {
         let entries = self.0.deadlines.entries.borrow();
         entries.get(self.0.key).and_then(|entry| entry.watch).is_some_and(|watch| watch.gone)
     }
+
+    /// The same, at the end of the watch.
+    pub fn end(self) -> bool {
+        self.is_gone()
+    }
 }
 
 impl Drop for Watching {

@@ -114,7 +114,6 @@ pub async fn exchange(
                 return Outcome::Abandoned;
             }
             if tries.again(lease.reused, sent.bytes == 0, UpstreamError::Send) {
-                drop(watching);
                 tries.leave(lease);
                 continue;
             }
@@ -125,8 +124,7 @@ pub async fn exchange(
             // Boxed, or every connection would hold the room for two directions at once.
             false => Box::pin(flight.both_ways(client, &mut lease, scratch, &mut upload)).await,
         };
-        let is_gone = watching.is_gone();
-        drop(watching);
+        let is_gone = watching.end();
         match ended {
             Ended::Unwanted => continue,
             Ended::Answered { status, keep_alive, reusable } => {
