@@ -396,8 +396,7 @@ impl Group {
         let mut present: Known = roster.members.iter().map(|member| (spot(member), member.clone())).collect();
         let places: Vec<(usize, Place)> = self.places().take(MEMBERS_MAX).collect();
         // What comes beside others of its name that are well is tried first; else there is nobody better.
-        let is_well =
-            |spot: &&(usize, Place)| present.get(*spot).is_some_and(|member| member.state(now) == State::Well);
+        let is_well = |spot: &&(usize, Place)| present.get(*spot).is_some_and(|member| member.is_well());
         let stay: HashSet<usize> = places.iter().filter(is_well).map(|spot| spot.0).collect();
         let is_tried = |server| self.settings.health.eject.is_some() && stay.contains(&server);
         let mut gone: HashMap<(usize, Place), (Micros, Arc<Member>)> =

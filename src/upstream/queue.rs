@@ -3,7 +3,7 @@
 //! Pure: no clock. Workers share it, since the limit is the process's. A connection that becomes free is worth most on
 //! the worker that holds it, since another one has to open its own: so that worker's first request may go before others, but not
 //! for ever. Who is called has what it was called for to itself: nobody who comes meanwhile may be faster. Retries are no part
-//! of it: who has been served once neither waits here nor lets others go first.
+//! of it: who has been at a server already neither waits here nor lets others go first.
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
