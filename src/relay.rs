@@ -6,8 +6,9 @@
 
 mod download;
 mod tries;
+mod upload;
 
-use crate::conn::{Conn, End, Reader, Timer, Writer};
+use crate::conn::{Conn, End, Reader, Timer};
 use crate::gateway::{Gateway, Scratch};
 use crate::http::body::{BadBody, Decoder};
 use crate::http::forward::{self, Hop, LAST_CHUNK};
@@ -27,6 +28,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 use tries::Tries;
+use upload::{Body, Lost, Upload};
 
 /// Bytes gathered for one write, and bytes of a body read at once.
 pub const PIECE_MAX: usize = 64 * 1024;
@@ -94,17 +96,17 @@ pub async fn exchange(
     keep_alive: bool,
 ) -> Outcome {
     let upstream = &gateway.upstreams[way.upstream];
-    let mut upload = match prepare(client, gateway, scratch, hop_peer, way) {
-        Ok(upload) => upload,
+    let mut body = match prepare(client, gateway, scratch, hop_peer, way) {
+        Ok(body) => body,
         Err(refusal) => return Outcome::Failed { failure: Failure::Refused(refusal), is_whole: false },
     };
-    let may_repeat = scratch.head.kind.is_idempotent() && upload.body.is_done();
+    let may_repeat = scratch.head.kind.is_idempotent() && body.is_done();
     let Ok(line) = line(client, upstream, &scratch.caller) else { return Outcome::Abandoned };
     let mut tries = Tries::new(gateway, way, &scratch.caller, line, may_repeat);
     loop {
         let mut lease = match tries.open().await {
             Ok(lease) => lease,
-            Err(failure) => return Outcome::Failed { failure, is_whole: upload.body.is_done() },
+            Err(failure) => return Outcome::Failed { failure, is_whole: body.is_done() },
         };
         lease.conn.reader.lend(|| gateway.buffer());
         let watching = client.watch(&lease.conn);
@@ -119,10 +121,10 @@ pub async fn exchange(
             }
         }
         let flight = Flight::new(gateway, way, client, keep_alive, tries.patience());
-        let ended = match upload.body.is_done() || sent.result.is_err() {
-            true => flight.answer(client, &mut lease, scratch, upload.body.is_done(), &mut tries).await,
+        let ended = match body.is_done() || sent.result.is_err() {
+            true => flight.answer(client, &mut lease, scratch, body.is_done(), &mut tries).await,
             // Boxed, or every connection would hold the room for two directions at once.
-            false => Box::pin(flight.both_ways(client, &mut lease, scratch, &mut upload)).await,
+            false => Box::pin(flight.both_ways(client, &mut lease, scratch, &mut body)).await,
         };
         let is_gone = watching.end();
         match ended {
@@ -149,7 +151,7 @@ pub async fn exchange(
                     tries.leave(lease);
                     continue;
                 }
-                let is_whole = response_error(&failure).is_some() && upload.body.is_done();
+                let is_whole = response_error(&failure).is_some() && body.is_done();
                 return Outcome::Failed { failure, is_whole };
             }
         }
@@ -175,7 +177,7 @@ fn prepare(
     scratch: &mut Scratch,
     hop_peer: &str,
     way: &Way,
-) -> Result<Upload, Refusal> {
+) -> Result<Body, Refusal> {
     let authority = &gateway.upstreams[way.upstream].authority;
     let hop = Hop {
         peer: hop_peer,
@@ -192,14 +194,9 @@ fn prepare(
     }
     forward::request(&mut scratch.out, client.reader.data(), &scratch.head, &hop);
     client.reader.consume(scratch.head.len);
-    let mut upload = Upload {
-        body: Decoder::new(scratch.head.framing),
-        awaits_continue: scratch.head.expects_continue && client.reader.data().is_empty(),
-        framed: scratch.head.framing,
-        room: way.body_max.unwrap_or(u64::MAX),
-    };
-    upload.gather(gateway, way, &mut client.reader, &mut scratch.out)?;
-    Ok(upload)
+    let mut body = Body::new(&scratch.head, way, !client.reader.data().is_empty());
+    body.gather(gateway, way, &mut client.reader, &mut scratch.out)?;
+    Ok(body)
 }
 
 fn response_error(failure: &Failure) -> Option<UpstreamError> {
@@ -208,31 +205,6 @@ fn response_error(failure: &Failure) -> Option<UpstreamError> {
         Failure::BadResponse(_) => Some(UpstreamError::BadResponse),
         Failure::ResponseTimeout => Some(UpstreamError::Timeout),
         _ => None,
-    }
-}
-
-/// The request body on its way.
-struct Upload {
-    body: Decoder,
-    /// The client sends none of it before a 100 (Continue), as far as is known.
-    awaits_continue: bool,
-    framed: Framing,
-    /// Bytes that may still come before the body is too large.
-    room: u64,
-}
-
-impl Upload {
-    /// Moves what the client has sent into `out`, framed for the backend.
-    fn gather(&mut self, gateway: &Gateway, way: &Way, reader: &mut Reader, out: &mut Vec<u8>) -> Result<(), Refusal> {
-        let stays_here = |name: &[u8]| gateway.rules.identity.watches_like(name) || way.request.touches(name);
-        let moved = gather(stays_here, reader, &mut self.body, self.framed, out)?;
-        self.room = self.room.checked_sub(moved).ok_or(Refusal::BodyTooLarge)?;
-        Ok(())
-    }
-
-    /// Takes that many bytes as they are, where they are all data of a body whose length was checked at its head.
-    fn take_all(&mut self, bytes: usize) -> bool {
-        self.framed != Framing::Chunked && self.body.take_data(bytes)
     }
 }
 
@@ -390,17 +362,11 @@ impl<'g> Flight<'g> {
     }
 
     /// The rest of the request goes out while the response comes in.
-    async fn both_ways(
-        &self,
-        client: &mut Conn,
-        lease: &mut Lease,
-        scratch: &mut Scratch,
-        upload: &mut Upload,
-    ) -> Ended {
-        self.awaits_continue.set(upload.awaits_continue);
+    async fn both_ways(&self, client: &mut Conn, lease: &mut Lease, scratch: &mut Scratch, body: &mut Body) -> Ended {
+        self.awaits_continue.set(body.awaits_continue);
         let stage = Cell::new(Stage::Nothing);
         let keep_alive = Cell::new(false);
-        let response_timer = lease.conn.reader.timer();
+        let upload = Upload { flight: self, stage: &stage, response: lease.conn.reader.timer() };
         let download = Download {
             flight: self,
             stage: &stage,
@@ -410,24 +376,17 @@ impl<'g> Flight<'g> {
             offer: &scratch.offer,
             keep_alive: &keep_alive,
         };
-        let mut sending = pin!(self.send_body(
-            &mut client.reader,
-            &mut lease.conn.writer,
-            upload,
-            &mut scratch.out,
-            response_timer,
-            &stage,
-        ));
+        let mut sending = pin!(upload.run(&mut client.reader, &mut lease.conn.writer, body, &mut scratch.out));
         let mut receiving =
             pin!(download.run(&mut lease.conn.reader, &mut client.writer, &mut scratch.response, &mut scratch.back));
-        let mut uploaded: Option<Result<(), Uploading>> = None;
+        let mut uploaded: Option<Result<(), Lost>> = None;
         poll_fn(|context| {
             if uploaded.is_none()
                 && let Poll::Ready(result) = sending.as_mut().poll(context)
             {
                 uploaded = Some(result);
                 keep_alive.set(self.keep_alive && result.is_ok());
-                if let Err(Uploading::Client(failure)) = result {
+                if let Err(Lost::Client(failure)) = result {
                     let by = if failure == Failure::TooSlow { BreakOff::SlowClient } else { BreakOff::Client };
                     return Poll::Ready(match stage.get() {
                         Stage::Nothing => Ended::failed(failure, Heard::PassedOn),
@@ -444,58 +403,6 @@ impl<'g> Flight<'g> {
             })
         })
         .await
-    }
-
-    /// Streams the request body; arms the response's deadline when it is over.
-    async fn send_body(
-        &self,
-        reader: &mut Reader,
-        writer: &mut Writer,
-        upload: &mut Upload,
-        out: &mut Vec<u8>,
-        response: Timer,
-        stage: &Cell<Stage>,
-    ) -> Result<(), Uploading> {
-        while !upload.body.is_done() {
-            if reader.data().is_empty() {
-                match (self.awaits_continue.get(), stage.get()) {
-                    (_, Stage::Begun(_)) => {}
-                    (true, _) => response.deadline(self.patience),
-                    (false, _) => reader.deadline(self.gateway.rules.timeouts.body),
-                }
-                reader.fill(PIECE_MAX).await.map_err(|end| match end {
-                    End::TimedOut => Uploading::Client(Failure::TooSlow),
-                    End::Closed | End::Broken => Uploading::Client(Failure::Refused(CUT_SHORT)),
-                })?;
-            }
-            if self.awaits_continue.replace(false) {
-                // It did not wait for it.
-                response.stop();
-            }
-            // From here it is the backend that may be slow.
-            reader.no_deadline();
-            out.clear();
-            let sent = match upload.take_all(reader.data().len()) {
-                true => writer.send_from(reader, self.way.patience.response).await,
-                false => {
-                    let gathered = upload.gather(self.gateway, self.way, reader, out);
-                    gathered.map_err(|refusal| Uploading::Client(Failure::Refused(refusal)))?;
-                    writer.send(out, self.way.patience.response).await.result
-                }
-            };
-            if sent.is_err() {
-                // It may have answered before it stopped reading.
-                if !matches!(stage.get(), Stage::Begun(_)) {
-                    response.deadline(self.patience);
-                }
-                return Err(Uploading::Backend);
-            }
-        }
-        reader.no_deadline();
-        if !matches!(stage.get(), Stage::Begun(_)) {
-            response.deadline(self.patience);
-        }
-        Ok(())
     }
 
     /// Whether the backend is to be trusted to have taken the body for this request's. One that answers without reading
@@ -522,15 +429,4 @@ impl<'g> Flight<'g> {
             self.gateway.return_buffer(buffer);
         }
     }
-}
-
-const CUT_SHORT: Refusal = Refusal::Bad("the request body was cut short");
-
-/// Why a body did not reach the backend.
-#[derive(Clone, Copy)]
-enum Uploading {
-    /// The client is to blame.
-    Client(Failure),
-    /// The backend stopped reading.
-    Backend,
 }
