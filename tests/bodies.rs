@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-const MIB: usize = 1024 * 1024;
+pub const MIB: usize = 1024 * 1024;
 
 /// What the gateway may grow by while a body of any size passes.
 const GROWTH_MAX: usize = 8 * MIB;
 
-fn gateway(server: &str, origin: &Origin) -> Gateway {
+pub fn gateway(server: &str, origin: &Origin) -> Gateway {
     Gateway::start(&config(server, &[origin.address], ""))
 }
 
@@ -255,7 +255,7 @@ fn a_large_download_takes_bounded_memory() {
 }
 
 /// The bytes of the download with this number, from a place on; `length` of them.
-fn numbered(number: usize, from: usize, length: usize) -> Vec<u8> {
+pub fn numbered(number: usize, from: usize, length: usize) -> Vec<u8> {
     (from..from + length).map(|at| pattern(at + 7 * number)).collect()
 }
 
@@ -274,7 +274,7 @@ fn numbering_origin(length: usize, closes: bool) -> Origin {
 }
 
 /// A gateway all of whose connections share what a worker has.
-fn lone_worker(origin: &Origin) -> Gateway {
+pub fn lone_worker(origin: &Origin) -> Gateway {
     Gateway::start(&config("", &[origin.address], "").replace("workers = 2", "workers = 1"))
 }
 

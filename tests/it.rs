@@ -37,6 +37,9 @@ mod clients;
 /// Bodies: passed on byte for byte, in bounded memory, and never made to look whole when they are not.
 mod bodies;
 
+/// Large uploads: kept apart, in both directions at once, and nothing of what comes behind them.
+mod uploads;
+
 /// Connections that switch protocols.
 mod tunnels;
 

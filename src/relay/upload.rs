@@ -7,6 +7,7 @@ use crate::http::body::Decoder;
 use crate::http::head::RequestHead;
 use crate::http::{Framing, Refusal};
 use crate::reply::Failure;
+use crate::splice::Broken;
 use crate::upstream::way::Way;
 use std::cell::Cell;
 
@@ -49,6 +50,11 @@ impl Body {
         let moved = gather(stays_here, reader, &mut self.decoder, self.framed, out)?;
         self.room = self.room.checked_sub(moved).ok_or(Refusal::BodyTooLarge)?;
         Ok(())
+    }
+
+    /// Bytes to come that may go on as they are: those of a body whose length was checked at its head.
+    fn left_as_it_is(&self) -> u64 {
+        if self.framed == Framing::Chunked { 0 } else { self.decoder.data_left() }
     }
 
     /// Takes that many bytes as they are, where they may be.
@@ -105,7 +111,8 @@ impl Upload<'_> {
         let Flight { gateway, way, .. } = self.flight;
         let within = way.patience.response;
         while !body.is_done() {
-            if reader.data().is_empty() {
+            let spliced = self.splice(reader, writer, body)?;
+            if !spliced && reader.data().is_empty() {
                 self.receive(reader).await?;
             }
             if self.flight.awaits_continue.replace(false) {
@@ -115,7 +122,7 @@ impl Upload<'_> {
             // From here it is the backend that may be slow.
             reader.no_deadline();
             out.clear();
-            let sent = match body.take_all(reader.data().len()) {
+            let sent = match spliced || body.take_all(reader.data().len()) {
                 true => writer.send_from(reader, within).await,
                 false => {
                     let gathered = body.gather(gateway, way, reader, out);
@@ -126,6 +133,20 @@ impl Upload<'_> {
             sent.map_err(|_| Lost::Backend)?;
         }
         Ok(())
+    }
+
+    /// Passes on what has come of the body, where it can go as it is and is much; what the reader holds then has been counted.
+    /// Not while a response is being written: the client's socket is at work then.
+    fn splice(&self, reader: &mut Reader, writer: &mut Writer, body: &mut Body) -> Result<bool, Lost> {
+        let left = body.left_as_it_is();
+        if left == 0 || self.flight.awaits_continue.get() || !matches!(self.stage.get(), Stage::Nothing) {
+            return Ok(false);
+        }
+        let bytes = writer.splice(reader, left, &self.flight.gateway.splicer).map_err(|side| match side {
+            Broken::From => Lost::Client(CUT_SHORT),
+            Broken::To => Lost::Backend,
+        })?;
+        Ok(bytes > 0 && body.take_all(bytes))
     }
 
     /// Receives more of the body.
