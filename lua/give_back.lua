@@ -53,5 +53,5 @@ if out[2] + out[3] > 0 then
   state = string.format('%s %.0f %.0f %.0f', state, out[1], out[2], out[3])
   full_in_ms = math.max(full_in_ms, math.ceil((out[1] - last) / 1000) + 1)
 end
-redis.call('SET', KEYS[1], state, 'PX', string.format('%.0f', full_in_ms))
+redis.call('SET', KEYS[1], state, 'PX', full_in_ms)
 return given

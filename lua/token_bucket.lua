@@ -26,11 +26,11 @@ local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local count = #KEYS
 local back = ARGV[count * 5 + 1]
-local levels, lasts, outs = {}, {}, {}
+local levels, lasts, outs = {}, {}, nil
 local allowed, may_come_back = true, false
 
-for i, key in ipairs(KEYS) do
-  local at = (i - 1) * 5
+for i = 1, count do
+  local key, at = KEYS[i], (i - 1) * 5
   local capacity, refill, token = ARGV[at + 1] + 0, ARGV[at + 2] + 0, ARGV[at + 3] + 0
   local units, last = capacity, now
   local stored = redis.call('GET', key)
@@ -63,6 +63,7 @@ for i, key in ipairs(KEYS) do
       may_come_back = true
       -- Units on lease under another limit are not kept, so they cannot come back once this is written.
       if t == token then
+        outs = outs or {}
         outs[i] = { till + 0, current + 0, prior + 0 }
       end
     end
@@ -89,8 +90,8 @@ local leases, besides
 if back then
   leases, besides = {}, {}
 end
-for i, key in ipairs(KEYS) do
-  local at = (i - 1) * 5
+for i = 1, count do
+  local key, at = KEYS[i], (i - 1) * 5
   local units, cost = levels[i], ARGV[at + 4] + 0
   if back then
     leases[i], besides[i] = 0, 0
@@ -99,7 +100,7 @@ for i, key in ipairs(KEYS) do
     levels[i] = -1 - units
   else
     units = units - cost
-    local capacity, out = ARGV[at + 1] + 0, outs[i]
+    local capacity, out = ARGV[at + 1] + 0, outs and outs[i]
     -- A bucket whose clock is ahead of the server's leases nothing: its time is not that of the reply.
     if back and lasts[i] == now then
       local asked = count * 5 + 1 + (i - 1) * 3
@@ -131,7 +132,7 @@ for i, key in ipairs(KEYS) do
       state = string.format('%s %.0f %.0f %.0f', state, out[1], out[2], out[3])
       full_in_ms = math.max(full_in_ms, math.ceil((out[1] - lasts[i]) / 1000) + 1)
     end
-    redis.call('SET', key, state, 'PX', string.format('%.0f', full_in_ms))
+    redis.call('SET', key, state, 'PX', full_in_ms)
   end
 end
 if back then
