@@ -594,11 +594,12 @@ impl Writer {
         let (Some(from), Some(to), true) = (reader.registration.fd(), self.registration.fd(), is_ready) else {
             return Ok(0);
         };
-        // So the buffer need not grow, and a read that waits comes between two turns.
-        reader.was_full = false;
         let moved = splicer.pass(socket(from), socket(to), most, &mut reader.buffer)?;
         self.registration.eager.set(self.registration.eager.get() + moved.pieces);
-        Ok(moved.bytes + reader.buffer.len())
+        let bytes = moved.bytes + reader.buffer.len();
+        // Where some were moved the buffer need not grow, and a read that waits comes between two turns.
+        reader.was_full = bytes == 0;
+        Ok(bytes)
     }
 
     /// Waits without doing anything, for who must not close the connection yet.

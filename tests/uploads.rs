@@ -119,6 +119,41 @@ fn a_large_upload_that_comes_bit_by_bit_is_passed_on_bit_by_bit() {
 }
 
 #[test]
+fn an_upload_that_comes_in_bursts_is_not_passed_on_in_smaller_ones() {
+    // What a network delivers at once at first, and less than is worth moving from socket to socket.
+    const BURST: usize = 14_480;
+    const BURSTS: usize = 40;
+    let (took, taken) = channel();
+    let took = Mutex::new(took);
+    let origin = Origin::new(move |mut stream, _| {
+        read_head(&mut stream).unwrap();
+        let mut got = vec![0; 2 * BURST];
+        for _ in 0..BURSTS {
+            let (mut at, mut reads) = (0, 0);
+            while at < BURST {
+                at += stream.read(&mut got).unwrap();
+                reads += 1;
+            }
+            took.lock().unwrap().send(reads).unwrap();
+        }
+        stream.write_all(OK).unwrap();
+    });
+    let gateway = gateway("", &origin);
+    let mut client = Client::connect(gateway.address);
+    client.send(post(0, BURSTS * BURST));
+    let reads: Vec<usize> = std::iter::repeat_with(|| {
+        client.send(vec![0; BURST]);
+        taken.recv_timeout(PATIENCE).unwrap()
+    })
+    .take(BURSTS)
+    .collect();
+    assert_eq!(client.response().text(), "ok");
+    // The buffer grows with the first.
+    let pieces: usize = reads[BURSTS / 2..].iter().sum();
+    assert!(pieces <= BURSTS / 2 + 2, "{reads:?}");
+}
+
+#[test]
 fn what_a_client_sends_behind_a_large_upload_is_its_next_request() {
     let origin = Origin::new(|mut stream, _| {
         while let Some(head) = read_head(&mut stream) {
