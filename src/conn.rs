@@ -149,6 +149,23 @@ impl Registration {
         });
     }
 
+    fn write_within(&self, after: Duration) {
+        let due = self.due(after);
+        self.set(|entry| {
+            if !matches!(entry.write, Due::Passed) {
+                entry.write = due;
+            }
+        });
+    }
+
+    fn write_whenever(&self) {
+        self.set(|entry| {
+            if !matches!(entry.write, Due::Passed) {
+                entry.write = Due::Never;
+            }
+        });
+    }
+
     fn read_passed(&self) -> bool {
         let entries = self.deadlines.entries.borrow();
         entries.get(self.key).is_some_and(|entry| matches!(entry.read, Due::Passed))
@@ -284,10 +301,10 @@ impl Conn {
 
     /// From now on, until the watch is dropped, `backend` is reset where this client goes away before its answer is
     /// whole: at once where the client reset the connection, after [`crate::deadlines::HALF_CLOSED_MAX`] without a byte from the backend
-    /// where it only closed its sending side. Seen by a scan.
-    pub fn watch(&self, backend: &Conn) -> Watching {
+    /// where it only closed its sending side, unless its request still goes out (`is_sending`). Seen by a scan.
+    pub fn watch(&self, backend: &Conn, is_sending: bool) -> Watching {
         let backend = backend.reader.registration.key;
-        let watch = Watch { backend, is_long: false, ended: None, gone: false };
+        let watch = Watch { backend, is_sending, is_long: false, ended: None, gone: false };
         self.reader.registration.set(|entry| entry.watch = Some(watch));
         Watching(self.reader.registration.clone())
     }
@@ -502,7 +519,7 @@ impl Drop for Reader {
     }
 }
 
-/// Sets the deadline of a reading side that is in use elsewhere.
+/// Sets the deadlines of a connection that is in use elsewhere.
 pub struct Timer(Rc<Registration>);
 
 impl Timer {
@@ -514,6 +531,16 @@ impl Timer {
     /// As [`Reader::no_deadline`].
     pub fn stop(&self) {
         self.0.read_whenever();
+    }
+
+    /// All that this client had to send has gone out: see [`Conn::watch`].
+    pub fn has_sent(&self) {
+        self.0.set(|entry| entry.watch = entry.watch.map(|watch| Watch { is_sending: false, ..watch }));
+    }
+
+    /// What is being sent may take for ever; the next piece has its deadline again.
+    pub fn no_send_deadline(&self) {
+        self.0.write_whenever();
     }
 }
 
@@ -531,12 +558,7 @@ impl Writer {
         let mut sent = 0;
         let mut result = Ok(());
         while sent < out.len() {
-            let due = self.registration.due(within);
-            self.registration.set(|entry| {
-                if !matches!(entry.write, Due::Passed) {
-                    entry.write = due;
-                }
-            });
+            self.registration.write_within(within);
             let written = match &mut self.half {
                 Outgoing::Plain(half) => {
                     let (written, slice) = self.registration.fairly(pin!(half.write(take(out).slice(sent..)))).await;
@@ -563,11 +585,7 @@ impl Writer {
         if result.is_err() && self.registration.write_passed() {
             result = Err(End::TimedOut);
         }
-        self.registration.set(|entry| {
-            if !matches!(entry.write, Due::Passed) {
-                entry.write = Due::Never;
-            }
-        });
+        self.registration.write_whenever();
         Sent { result, bytes: sent }
     }
 

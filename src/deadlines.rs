@@ -78,6 +78,8 @@ pub(crate) struct Entry {
 pub(crate) struct Watch {
     /// The backend's entry.
     pub(crate) backend: usize,
+    /// Its request is still going out: the end of its sending, where it is seen, comes behind that.
+    pub(crate) is_sending: bool,
     /// Whether it has outlived a scan: shorter exchanges are not looked at.
     pub(crate) is_long: bool,
     /// When the client's end of its sending was first seen, and the backend's deadline then: both sides have been silent
@@ -202,7 +204,7 @@ impl Deadlines {
             let was_ended = matches!(entries[*key].read, Due::Passed);
             let Some(watch) = entries[*key].watch.as_mut() else { continue };
             // A direction that we closed ourselves tells nothing of the client.
-            let is_half = left == Left::Half && !was_ended;
+            let is_half = left == Left::Half && !was_ended && !watch.is_sending;
             watch.gone = left == Left::Gone || (is_half && watch.waits_in_vain(due, now));
             if watch.gone {
                 // Not a mere close: that would wait behind unsent bytes, and some backends work on for a client that

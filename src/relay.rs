@@ -109,7 +109,7 @@ pub async fn exchange(
             Err(failure) => return Outcome::Failed { failure, is_whole: body.is_done() },
         };
         lease.conn.reader.lend(|| gateway.buffer());
-        let watching = client.watch(&lease.conn);
+        let watching = client.watch(&lease.conn, !body.is_done());
         let sent = lease.conn.writer.send(&mut scratch.out, way.patience.response).await;
         if sent.result.is_err() {
             if watching.is_gone() {
@@ -306,7 +306,7 @@ struct Flight<'g> {
     patience: Duration,
     /// When the request, or the first part of it, was sent.
     asked: Micros,
-    /// The deadline of what the client sends.
+    /// Of the client.
     client: Timer,
     /// The backend has said 100 (Continue).
     continued: Cell<bool>,
@@ -395,7 +395,12 @@ impl<'g> Flight<'g> {
                     });
                 }
             }
-            receiving.as_mut().poll(context).map(|ended| match (ended, uploaded) {
+            let received = receiving.as_mut().poll(context);
+            if uploaded.is_none() && matches!(stage.get(), Stage::Begun(_)) {
+                // A backend may answer without taking the rest; the deadlines of its answer hold.
+                upload.response.no_send_deadline();
+            }
+            received.map(|ended| match (ended, uploaded) {
                 (ended, Some(Ok(()))) => ended,
                 // Answered before the request was over: neither connection can carry another.
                 (Ended::Answered { status, .. }, _) => Ended::Answered { status, keep_alive: false, reusable: false },

@@ -7,7 +7,7 @@ use crate::support::gateway::{Gateway, config};
 use crate::support::origin::{Origin, read_head};
 use crate::support::{PATIENCE, until};
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -259,4 +259,59 @@ fn a_large_upload_that_stops_is_the_clients_fault_and_one_that_is_not_taken_the_
     let _ = client.stream.write_all(&body);
     let response = client.response();
     assert_eq!((response.status, response.json()["blame"].as_str()), (504, Some("upstream")));
+}
+
+#[test]
+fn an_early_response_goes_on_though_nobody_takes_the_upload() {
+    const LENGTH: usize = 32 * MIB;
+    const BITS: usize = 12;
+    let origin = Origin::new(|mut stream, _| {
+        read_head(&mut stream).unwrap();
+        write!(stream, "HTTP/1.1 413 Too Much\r\nContent-Length: {BITS}\r\n\r\n").unwrap();
+        for _ in 0..BITS {
+            std::thread::sleep(Duration::from_millis(100));
+            stream.write_all(b".").unwrap();
+        }
+        // The gateway closes when it has all of it.
+        while stream.read(&mut [0; 4096]).is_ok_and(|got| got > 0) {}
+    });
+    let patience = "timeouts = { response = \"500ms\" }\nservers = [";
+    let gateway = Gateway::start(&config("", &[origin.address], "").replace("servers = [", patience));
+    for framing in [format!("Content-Length: {LENGTH}"), "Transfer-Encoding: chunked".into()] {
+        let mut client = Client::connect(gateway.address);
+        let mut sending = client.stream.try_clone().unwrap();
+        let sender = std::thread::spawn(move || {
+            write!(sending, "POST /0 HTTP/1.1\r\nHost: h\r\n{framing}\r\n\r\n{LENGTH:x}\r\n").unwrap();
+            // Nobody takes it, and the gateway closes in the end.
+            let _ = sending.write_all(&vec![0; LENGTH]);
+        });
+        let response = client.response();
+        assert_eq!((response.status, response.body.len()), (413, BITS));
+        drop(client);
+        sender.join().unwrap();
+    }
+}
+
+#[test]
+fn a_client_that_closes_its_side_behind_an_upload_is_not_taken_for_gone_while_that_goes_on() {
+    // The close is with the gateway long before the backend has taken what comes before it.
+    const LENGTH: usize = 8 * MIB;
+    let origin = Origin::new(|mut stream, _| {
+        read_head(&mut stream).unwrap();
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n").unwrap();
+        let got = take_in_fits(&mut stream, 0, LENGTH, Duration::from_millis(100));
+        assert_eq!(got, Ok(LENGTH));
+        stream.write_all(b"ok").unwrap();
+    });
+    let gateway = gateway("", &origin);
+    let mut client = Client::connect(gateway.address);
+    let mut sending = client.stream.try_clone().unwrap();
+    let sender = std::thread::spawn(move || {
+        sending.write_all(post(0, LENGTH).as_bytes()).unwrap();
+        sending.write_all(&numbered(0, 0, LENGTH)).unwrap();
+        sending.shutdown(Shutdown::Write).unwrap();
+    });
+    assert_eq!(client.response().text(), "ok");
+    assert!(client.is_closed());
+    sender.join().unwrap();
 }

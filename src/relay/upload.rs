@@ -93,6 +93,7 @@ impl Upload<'_> {
         let sent = self.pass(reader, writer, body, out).await;
         if sent.is_ok() {
             reader.no_deadline();
+            self.flight.client.has_sent();
         }
         // A backend that stopped reading may have answered before.
         if !matches!((sent, self.stage.get()), (Err(Lost::Client(_)), _) | (_, Stage::Begun(_))) {
