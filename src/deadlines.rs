@@ -264,3 +264,46 @@ pub(crate) fn has_nothing(fd: RawFd) -> bool {
     let peeked = rustix::net::recv(socket(fd), &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
     matches!(peeked, Err(rustix::io::Errno::AGAIN))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsRawFd;
+
+    /// Two ends of a connection.
+    fn connection() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (far, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn a_client_that_closed_its_side_is_taken_for_gone_not_before_its_request_is_out() {
+        let ((client, near), (backend, asked)) = (connection(), connection());
+        let deadlines = Deadlines::default();
+        let entry = |stream: &TcpStream, read, watch| {
+            let entry = Entry { fd: stream.as_raw_fd(), read, write: Due::Never, idle: false, finished: false, watch };
+            deadlines.entries.borrow_mut().insert(entry)
+        };
+        let backend_key = entry(&asked, Due::At(Micros(60_000_000)), None);
+        let watch = Watch { backend: backend_key, is_sending: true, is_long: false, ended: None, gone: false };
+        let client_key = entry(&near, Due::Never, Some(watch));
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut now = Micros(0);
+        let mut is_gone_after = |time: Duration| {
+            let end = now.after(time);
+            while now < end {
+                now = now.after(SCAN_INTERVAL);
+                deadlines.scan(now);
+            }
+            deadlines.entries.borrow()[client_key].watch.unwrap().gone
+        };
+        assert!(!is_gone_after(Duration::from_secs(30)));
+        deadlines.entries.borrow_mut()[client_key].watch = Some(Watch { is_sending: false, ..watch });
+        assert!(!is_gone_after(HALF_CLOSED_MAX));
+        assert!(is_gone_after(2 * SCAN_INTERVAL));
+        let read = std::io::Read::read(&mut &backend, &mut [0]);
+        assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    }
+}

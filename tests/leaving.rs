@@ -88,6 +88,9 @@ fn a_client_that_closes_its_connection_frees_the_backend() {
     frees_the_backend("", GET, drop);
     frees_the_backend("", POST, drop);
     frees_the_backend(EVENTS, GET, drop);
+    // More than is sent before the answer is waited for.
+    let upload = format!("PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 300000\r\n\r\n{}", "x".repeat(300_000));
+    frees_the_backend("", &upload, drop);
 }
 
 #[test]
