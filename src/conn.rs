@@ -87,6 +87,8 @@ struct Registration {
     key: usize,
     /// Operations that have ended without waiting since the last that waited.
     eager: Cell<u32>,
+    /// The connection broke when something was sent. The kernel tells that once: to who reads it looks like a close.
+    broken: Cell<bool>,
 }
 
 impl Registration {
@@ -164,6 +166,13 @@ impl Registration {
                 entry.write = Due::Never;
             }
         });
+    }
+
+    /// What this error of a send says of the connection. That nothing more is taken is no break: a close may have come before.
+    fn note(&self, error: &io::Error) {
+        if error.kind() != io::ErrorKind::BrokenPipe {
+            self.broken.set(true);
+        }
     }
 
     fn read_passed(&self) -> bool {
@@ -263,6 +272,7 @@ impl Conn {
             deadlines: deadlines.clone(),
             key: deadlines.entries.borrow_mut().insert(entry),
             eager: Cell::new(0),
+            broken: Cell::new(false),
         });
         Conn {
             reader: Reader {
@@ -498,6 +508,7 @@ impl Reader {
         self.was_full = self.buffer.len() == self.buffer.capacity();
         match read {
             Ok(0) if self.registration.read_passed() || self.registration.write_passed() => Err(End::TimedOut),
+            Ok(0) if self.registration.broken.get() => Err(End::Broken),
             Ok(0) => Err(End::Closed),
             Ok(bytes) => Ok(bytes),
             Err(_) if self.registration.write_passed() => Err(End::TimedOut),
@@ -576,7 +587,10 @@ impl Writer {
                 Ok(0) => result = Err(End::Closed),
                 Ok(bytes) => sent += bytes,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => result = Err(End::Broken),
+                Err(error) => {
+                    self.registration.note(&error);
+                    result = Err(End::Broken);
+                }
             }
             if result.is_err() {
                 break;
@@ -612,7 +626,11 @@ impl Writer {
         let (Some(from), Some(to), true) = (reader.registration.fd(), self.registration.fd(), is_ready) else {
             return Ok(0);
         };
-        let moved = splicer.pass(socket(from), socket(to), most, &mut reader.buffer)?;
+        let moved = splicer.pass(socket(from), socket(to), most, &mut reader.buffer).inspect_err(|side| {
+            if let Broken::To(error) = side {
+                self.registration.note(&io::Error::from(*error));
+            }
+        })?;
         self.registration.eager.set(self.registration.eager.get() + moved.pieces);
         let bytes = moved.bytes + reader.buffer.len();
         // Where some were moved the buffer need not grow, and a read that waits comes between two turns.

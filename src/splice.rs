@@ -55,8 +55,8 @@ pub struct Moved {
 pub enum Broken {
     /// That which bytes come from.
     From,
-    /// That which they go to.
-    To,
+    /// That which they go to, and why.
+    To(Errno),
 }
 
 impl Default for Splicer {
@@ -91,22 +91,28 @@ impl Splicer {
         match pipe.pass(from, to, most.min(TURN_MAX), &mut moved, rest) {
             Ok(()) => Ok(moved),
             Err(Trouble::Side(side)) => Err(side),
-            Err(Trouble::Pipe(error)) => {
+            Err(Trouble::Refused(error)) => {
                 tracing::warn!(%error, "{COPIED}");
-                // What may be in it goes with it.
                 *state = None;
-                if moved == Moved::default() { Ok(moved) } else { Err(Broken::To) }
+                Ok(moved)
+            }
+            Err(Trouble::Stuck(error)) => {
+                tracing::warn!(%error, "{COPIED}");
+                // What is in it goes with it.
+                *state = None;
+                Err(Broken::To(error))
             }
         }
     }
 }
 
-/// What is wrong; nothing is left in the pipe where it is a side.
+/// What is wrong. Only a pipe that is stuck has something in it.
 #[derive(Debug)]
 enum Trouble {
     Side(Broken),
-    /// It cannot be used: such bytes cannot be moved here and none were taken, or some are left in it.
-    Pipe(Errno),
+    /// The system moves no bytes this way. Those that were taken have been given, or taken back.
+    Refused(Errno),
+    Stuck(Errno),
 }
 
 impl Pipe {
@@ -126,37 +132,38 @@ impl Pipe {
                 Ok(taken) => taken,
                 Err(Errno::NOMEM) if moved.pieces == 0 => return Ok(()),
                 // A socket hands out what has arrived before it tells of its end: so the first is not about the socket.
-                Err(error) if moved.pieces == 0 => return Err(Trouble::Pipe(error)),
+                Err(error) if moved.pieces == 0 => return Err(Trouble::Refused(error)),
                 Err(_) => return Err(Trouble::Side(Broken::From)),
             };
             left -= taken;
             moved.pieces += 1;
-            let (given, is_lost) = self.give(to, taken);
+            let (given, error) = self.give(to, taken);
             moved.bytes += given;
             if given < taken {
                 self.take_back(taken - given, rest)?;
             }
-            if is_lost {
-                return Err(Trouble::Side(Broken::To));
-            }
-            if given < taken {
-                return Ok(());
+            match error {
+                Some(error) if is_refusal(error) => return Err(Trouble::Refused(error)),
+                Some(error) => return Err(Trouble::Side(Broken::To(error))),
+                None if given < taken => return Ok(()),
+                None => {}
             }
         }
         Ok(())
     }
 
-    /// Moves so many bytes on, as far as there is room for them: how many that were, and whether the side is lost.
-    fn give(&self, to: BorrowedFd, bytes: usize) -> (usize, bool) {
+    /// Moves so many bytes on, as far as there is room for them: how many that were, and why no more, if not for that.
+    fn give(&self, to: BorrowedFd, bytes: usize) -> (usize, Option<Errno>) {
         let mut given = 0;
         while given < bytes {
             match move_bytes(self.from.as_fd(), to, bytes - given) {
-                Ok(some @ 1..) => given += some,
+                Ok(0) => return (given, Some(Errno::PIPE)),
+                Ok(some) => given += some,
                 Err(Errno::AGAIN) => break,
-                Ok(0) | Err(_) => return (given, true),
+                Err(error) => return (given, Some(error)),
             }
         }
-        (given, false)
+        (given, None)
     }
 
     /// Empties the pipe of so many bytes.
@@ -165,13 +172,21 @@ impl Pipe {
         rest.resize(bytes, 0);
         let mut at = 0;
         while at < bytes {
-            match retry_on_intr(|| read(&self.from, &mut rest[at..])).map_err(Trouble::Pipe)? {
-                0 => return Err(Trouble::Pipe(Errno::PIPE)),
-                some => at += some,
+            match retry_on_intr(|| read(&self.from, &mut rest[at..])) {
+                Ok(some @ 1..) => at += some,
+                ended => {
+                    rest.clear();
+                    return Err(Trouble::Stuck(ended.err().unwrap_or(Errno::PIPE)));
+                }
             }
         }
         Ok(())
     }
+}
+
+/// Whether it is no fault of the socket: a system or sandbox that does not do this.
+fn is_refusal(error: Errno) -> bool {
+    matches!(error, Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM | Errno::ACCESS)
 }
 
 fn move_bytes(from: BorrowedFd, to: BorrowedFd, most: usize) -> Result<usize, Errno> {
@@ -195,7 +210,7 @@ impl Unwaiting<'_> {
 impl Drop for Unwaiting<'_> {
     fn drop(&mut self) {
         if let Some(socket) = self.0 {
-            // io_uring takes an operation on a socket that does not wait for one that is not to wait either.
+            // As it was: some operations of io_uring end at once on a socket that does not wait.
             let _ = ioctl_fionbio(socket, false);
         }
     }
@@ -260,12 +275,27 @@ mod tests {
     }
 
     #[test]
+    fn where_the_system_refuses_the_second_half_nothing_is_lost() {
+        let (pipe, (mut origin, from)) = (Pipe::open().unwrap(), connection());
+        // Nothing is spliced to what is only appended to.
+        let path = std::env::temp_dir().join(format!("rateguard-splice-{}", std::process::id()));
+        let to = std::fs::OpenOptions::new().create(true).append(true).open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        origin.write_all(b"all of it").unwrap();
+        let (mut moved, mut rest) = (Moved::default(), Vec::new());
+        let result = pipe.pass(from.as_fd(), to.as_fd(), 100, &mut moved, &mut rest);
+        assert!(matches!(result, Err(Trouble::Refused(Errno::INVAL))), "{result:?}");
+        assert_eq!((moved, rest), (Moved { bytes: 0, pieces: 1 }, b"all of it".to_vec()));
+        assert_eq!(ioctl_fionread(&pipe.from).unwrap(), 0);
+    }
+
+    #[test]
     fn it_is_told_which_side_is_lost() {
         let (pipe, (mut origin, from), (_reader, to)) = (Pipe::open().unwrap(), connection(), connection());
         assert!(matches!(pass(&pipe, &from, &to, 10), (Ok(()), Moved { bytes: 0, .. }, _)), "nothing has come yet");
         origin.write_all(b"some").unwrap();
         shutdown(&to, Shutdown::Write).unwrap();
-        assert!(matches!(pass(&pipe, &from, &to, 10).0, Err(Trouble::Side(Broken::To))));
+        assert!(matches!(pass(&pipe, &from, &to, 10).0, Err(Trouble::Side(Broken::To(Errno::PIPE)))));
         assert_eq!(ioctl_fionread(&pipe.from).unwrap(), 0);
 
         let (pipe, (mut origin, from), (_reader, to)) = (Pipe::open().unwrap(), connection(), connection());

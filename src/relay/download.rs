@@ -203,7 +203,7 @@ impl Download<'_> {
         }
         let bytes = writer.splice(reader, left, &self.flight.gateway.splicer).map_err(|side| match side {
             Broken::From => BreakOff::Backend(UpstreamError::Receive),
-            Broken::To => BreakOff::Client,
+            Broken::To(_) => BreakOff::Client,
         })?;
         Ok(bytes > 0 && body.take_data(bytes))
     }

@@ -145,7 +145,7 @@ impl Upload<'_> {
         }
         let bytes = writer.splice(reader, left, &self.flight.gateway.splicer).map_err(|side| match side {
             Broken::From => Lost::Client(CUT_SHORT),
-            Broken::To => Lost::Backend,
+            Broken::To(_) => Lost::Backend,
         })?;
         Ok(bytes > 0 && body.take_all(bytes))
     }
