@@ -7,7 +7,7 @@
 
 use super::dial::{Dialer, Receive, Transmit, ask, auth, bounded, fill};
 use super::error::Remedy;
-use super::pipeline::Pipeline;
+use super::pipeline::{EVE, Pipeline};
 use super::resp::{self, Reply};
 use super::{Address, Credentials, Place, Version, sentinel};
 use crate::time::now;
@@ -140,10 +140,12 @@ async fn live(mut halves: (impl Receive, impl Transmit), server: &Server, opener
     server.was_refused.set(false);
     let (mut reader, mut writer) = halves;
     pipeline.opened(opened, now());
-    // Whichever ends first ends the connection, so what is in flight in the others does not matter.
+    // Whichever ends first ends the connection, so what is in flight in the others does not matter. What has come is read
+    // before anybody looks who is late.
     monoio::select! {
-        result = write_batches(&mut writer, pipeline) => result,
+        biased;
         result = read_replies(&mut reader, server, is_cluster) => result,
+        result = write_batches(&mut writer, pipeline) => result,
         result = watch(pipeline) => result,
     }
 }
@@ -201,6 +203,7 @@ async fn read_replies(reader: &mut impl Receive, server: &Server, is_cluster: bo
         if read? == 0 {
             return Err(io::Error::other("the server closed the connection"));
         }
+        pipeline.has_more(input.len() == input.capacity());
         let mut used = 0;
         while let Some(parsed) = resp::parse(&input[used..]).map_err(io::Error::other)? {
             let text = used + parsed.error_text.0..used + parsed.error_text.1;
@@ -233,6 +236,7 @@ async fn read_replies(reader: &mut impl Receive, server: &Server, is_cluster: bo
 /// Ends waits whose deadline has passed, and the connection when its server owes a reply for too long or has none to give
 /// any more.
 async fn watch(pipeline: &Pipeline) -> io::Result<()> {
+    let mut was_stalled = false;
     loop {
         let present = now();
         let next = pipeline.expire(present);
@@ -240,16 +244,22 @@ async fn watch(pipeline: &Pipeline) -> io::Result<()> {
         if oldest.is_none() && pipeline.is_retired() {
             return Err(io::Error::other("the server has no slots any more"));
         }
-        let stalled = oldest.map(|deadline| deadline.after(STALL_MAX));
-        if stalled.is_some_and(|at| at <= present) {
+        let mut stalled = oldest.map(|deadline| deadline.after(STALL_MAX));
+        let is_stalled = stalled.is_some_and(|at| at <= present);
+        if is_stalled && was_stalled {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the server stopped answering"));
         }
+        if is_stalled {
+            // Unless that was this process: then the answers are read until the next look.
+            stalled = Some(present.after(EVE));
+        }
+        was_stalled = is_stalled;
         let look_again = next.into_iter().chain(stalled).min();
         pipeline.looks_at(look_again);
         match look_again {
             Some(at) => {
                 // The runtime's timer counts milliseconds.
-                let pause = at.since(present).max(Duration::from_millis(1));
+                let pause = at.since(present).max(EVE);
                 monoio::select! {
                     () = monoio::time::sleep(pause) => {}
                     () = pipeline.earlier_deadline() => {}

@@ -12,7 +12,7 @@ use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::mem::take;
+use std::mem::{replace, take};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -20,6 +20,12 @@ use std::time::Duration;
 
 /// Commands that may wait for a reply on one connection; more are refused at once.
 pub const IN_FLIGHT_MAX: usize = 4096;
+
+/// So long before its deadline a command is looked at first: what has come by then is read before the deadline is.
+pub const EVE: Duration = Duration::from_millis(1);
+
+/// What a server has to answer in after a pause of this process, during which a command may not have gone out.
+pub const RESUMED: Duration = Duration::from_millis(5);
 
 /// What a connection's life is told to, for metrics and logs.
 pub trait Observer {
@@ -68,6 +74,8 @@ pub(super) struct Pipeline {
     looks_at: Cell<Option<Micros>>,
     /// A deadline has come that is earlier than that.
     has_earlier: Cell<bool>,
+    /// The last read ended where its buffer did: more replies are likely there.
+    has_more: Cell<bool>,
     breaker: Cell<Breaker>,
     deadline: Duration,
     observer: Box<dyn Observer>,
@@ -78,6 +86,8 @@ struct Slot {
     outcome: Option<Result<Reply, Fault>>,
     waker: Option<Waker>,
     deadline: Micros,
+    /// It was looked at on the eve of its deadline, or later.
+    is_due: bool,
     is_queued: bool,
     is_abandoned: bool,
     is_probe: bool,
@@ -137,6 +147,7 @@ impl Pipeline {
             watch: RefCell::default(),
             looks_at: Cell::new(None),
             has_earlier: Cell::new(false),
+            has_more: Cell::new(false),
             breaker: Cell::default(),
             deadline,
             observer,
@@ -218,6 +229,7 @@ impl Pipeline {
             outcome: None,
             waker: None,
             deadline,
+            is_due: false,
             is_queued: true,
             is_abandoned: is_probe,
             is_probe,
@@ -226,7 +238,7 @@ impl Pipeline {
         self.queue.borrow_mut().push_back(key);
         // The woken task runs after all that are ready now: their commands go into the same write.
         wake(&self.writer);
-        if self.looks_at.get().is_none_or(|at| deadline < at) {
+        if self.looks_at.get().is_none_or(|at| deadline.before(EVE) < at) {
             self.has_earlier.set(true);
             wake(&self.watch);
         }
@@ -261,7 +273,7 @@ impl Pipeline {
         let is_good = !matches!(reply, Reply::Error(error) if error.is_of_the_store());
         // What comes late has been counted when its deadline passed, and is no good news: nobody waits that long.
         let (is_probe, is_late) = match self.slots.borrow().get(key) {
-            Some(slot) => (slot.is_probe, slot.deadline <= now || slot.is_unheard),
+            Some(slot) => (slot.is_probe, slot.is_late(now)),
             None => (false, true),
         };
         self.has_answered.set(self.has_answered.get() || !is_late);
@@ -313,19 +325,16 @@ impl Pipeline {
         self.is_up.get()
     }
 
-    /// Tells the askers whose deadline has passed; gives the earliest deadline still ahead.
+    /// Tells the askers whose deadline has passed; gives when to look again. Nobody is told before a second look: a worker
+    /// that was stopped or busy comes late itself, and what was answered meanwhile is to be read first.
     pub fn expire(&self, now: Micros) -> Option<Micros> {
-        let mut next = None;
+        let mut next: Option<Micros> = None;
         let mut change = None;
         let mut slots = self.slots.borrow_mut();
         for &key in self.queue.borrow().iter() {
-            let Some(slot) = slots.get_mut(key) else { continue };
-            let is_open = slot.is_probe || !(slot.is_abandoned || slot.outcome.is_some());
-            if !is_open {
-                continue;
-            }
-            if slot.deadline > now {
-                next = Some(next.map_or(slot.deadline, |earliest: Micros| earliest.min(slot.deadline)));
+            let Some(slot) = slots.get_mut(key).filter(|slot| slot.is_open()) else { continue };
+            if let Some(at) = slot.look(now, self.deadline.min(RESUMED), self.has_more.get()) {
+                next = Some(next.map_or(at, |earliest| earliest.min(at)));
                 continue;
             }
             let was_probe = take(&mut slot.is_probe);
@@ -338,6 +347,11 @@ impl Pipeline {
         drop(slots);
         self.tell(change);
         next
+    }
+
+    /// Says whether a read has left replies behind.
+    pub fn has_more(&self, has_more: bool) {
+        self.has_more.set(has_more);
     }
 
     /// Takes what was asked since the last time, once there is something; gives `spare` for what will be.
@@ -391,7 +405,11 @@ impl Pipeline {
         slot.is_queued = false;
         match slot.is_abandoned {
             true => drop(slots.remove(key)),
-            false => slot.tell(outcome),
+            false => {
+                // Better late: who has not yet heard of a fault need not.
+                slot.outcome = slot.outcome.take().filter(|_| outcome.is_err());
+                slot.tell(outcome);
+            }
         }
     }
 
@@ -402,6 +420,33 @@ impl Pipeline {
 }
 
 impl Slot {
+    /// Whether its end is still to be told.
+    fn is_open(&self) -> bool {
+        self.is_probe || !(self.is_abandoned || self.outcome.is_some())
+    }
+
+    /// Whether a reply that comes now has been counted as missing, or says nothing of decisions.
+    fn is_late(&self, now: Micros) -> bool {
+        self.is_unheard || self.outcome.is_some() || (self.is_abandoned && self.deadline <= now)
+    }
+
+    /// Looks at its deadline: when to do so again, or `None` where it has passed. Whoever comes too late to the first look
+    /// leaves the server `resumed`, once.
+    fn look(&mut self, now: Micros, resumed: Duration, has_more: bool) -> Option<Micros> {
+        let eve = self.deadline.before(EVE);
+        if eve > now {
+            return Some(eve);
+        }
+        if !replace(&mut self.is_due, true) {
+            let rest = if self.deadline < now { resumed } else { EVE };
+            self.deadline = self.deadline.max(now.after(rest));
+        }
+        match self.deadline > now {
+            true => Some(self.deadline),
+            false => has_more.then(|| now.after(EVE)),
+        }
+    }
+
     /// Tells the asker, who keeps what it was told first.
     fn tell(&mut self, outcome: Result<Reply, Fault>) {
         self.outcome.get_or_insert(outcome);
@@ -516,9 +561,53 @@ mod tests {
         for _ in 0..FAILURES_MAX {
             let mut call = pin!(pipeline.ask(Micros(0), Micros(1), false, |_, _, _| {}).ok().unwrap());
             assert!(poll(call.as_mut()).is_pending());
-            pipeline.expire(late);
+            assert_eq!(pipeline.expire(late), Some(late.after(RESUMED)));
+            pipeline.expire(late.after(RESUMED));
         }
         assert!(!post(&pipeline, late) && !post(&pipeline, late.after(DEADLINE * 100)));
+    }
+
+    /// Asks at the time 0, and gives the question with the pipeline.
+    fn asked() -> (Rc<Pipeline>, Pin<Box<Answer>>) {
+        let pipeline = Rc::new(Pipeline::new(DEADLINE, Box::new(Deaf)));
+        pipeline.opened(Vec::new(), Micros(0));
+        let answer = pipeline.ask(Micros(0), Micros(0).after(DEADLINE), false, |_, _, _| {}).ok().unwrap();
+        (pipeline, Box::pin(answer))
+    }
+
+    #[test]
+    fn who_looks_in_time_ends_a_wait_at_its_deadline() {
+        let (pipeline, mut call) = asked();
+        let deadline = Micros(0).after(DEADLINE);
+        assert_eq!(pipeline.expire(Micros(0)), Some(deadline.before(EVE)));
+        assert_eq!(pipeline.expire(deadline.before(EVE)), Some(deadline));
+        assert!(poll(call.as_mut()).is_pending());
+        assert_eq!(pipeline.expire(deadline), None);
+        assert_eq!(poll(call.as_mut()), Poll::Ready(Err(Fault::Timeout)));
+    }
+
+    #[test]
+    fn who_looks_late_leaves_the_server_some_time_but_once() {
+        let (pipeline, mut call) = asked();
+        let late = Micros(0).after(DEADLINE * 10);
+        let resumed = late.after(RESUMED);
+        assert_eq!(pipeline.expire(late), Some(resumed));
+        pipeline.has_more(true);
+        let later = resumed.after(DEADLINE);
+        assert_eq!(pipeline.expire(later), Some(later.after(EVE)), "replies wait to be read");
+        pipeline.has_more(false);
+        assert_eq!(pipeline.expire(later), None);
+        assert_eq!(poll(call.as_mut()), Poll::Ready(Err(Fault::Timeout)));
+    }
+
+    #[test]
+    fn a_reply_counts_that_comes_before_its_asker_has_heard_of_the_fault() {
+        let (pipeline, mut call) = asked();
+        for times in [10, 20] {
+            pipeline.expire(Micros(0).after(DEADLINE * times));
+        }
+        pipeline.answer(Reply::Other, Micros(0).after(DEADLINE * 20)).unwrap();
+        assert_eq!(poll(call.as_mut()), Poll::Ready(Ok(Reply::Other)));
     }
 
     #[test]

@@ -7,7 +7,8 @@ use crate::support::client::Client;
 use crate::support::fields::rate_limit;
 use crate::support::redis::Redis;
 use crate::support::store::{api_key, decisions, limit};
-use crate::support::{PATIENCE, until};
+use crate::support::{PATIENCE, signal, suspend, until};
+use rustix::process::Signal;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -67,6 +68,45 @@ fn requests_one_after_the_other_do_not_wait_for_a_redis_that_hangs() {
     assert_requests_pass_unlimited(&gateway);
     redis.resume();
     until_limits_hold(&gateway);
+}
+
+/// A frozen container, a throttled one, a machine that was paused: the answers are there, only nobody has read them.
+#[test]
+fn a_pause_of_the_gateway_is_no_fault_of_the_store() {
+    const DEADLINE: Duration = Duration::from_millis(250);
+    const ROUNDS_MAX: usize = 6;
+    let redis = Redis::start();
+    let store = format!("deadline = \"{DEADLINE:?}\"");
+    let gateway = gateway(&redis.url(), &store, &limit("x", "\"user\"", 100));
+    gateway.until_store_connected();
+    longest_wait_since(Instant::now());
+    let faults = || {
+        (
+            errors(&gateway, "timeout"),
+            errors(&gateway, "breaker"),
+            gateway.log_of("store lost; trying to reconnect").len(),
+        )
+    };
+    for _ in 0..ROUNDS_MAX {
+        let (start, before) = (Instant::now(), faults());
+        let answers = under_load(gateway.address, 32, || {
+            // The last is longer than a connection may owe an answer.
+            for pause in [DEADLINE * 2, DEADLINE * 2, DEADLINE * 2, DEADLINE + Duration::from_millis(1_100)] {
+                std::thread::sleep(DEADLINE / 5);
+                suspend(gateway.process());
+                std::thread::sleep(pause);
+                signal(gateway.process(), Signal::CONT);
+            }
+        });
+        if longest_wait_since(start) >= DEADLINE / 2 {
+            // The machine paused by itself, and Redis with it.
+            continue;
+        }
+        let unlimited = answers.iter().filter(|(answer, _)| rate_limit(answer).is_empty()).count();
+        assert_eq!((unlimited, faults()), (0, before), "of {}", answers.len());
+        return;
+    }
+    panic!("the machine was never calm");
 }
 
 #[test]
