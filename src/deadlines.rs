@@ -239,11 +239,12 @@ impl Deadlines {
     }
 }
 
-/// The socket of an entry.
+/// The socket of an entry, or of a connection to the store that is being watched.
 #[allow(unsafe_code)]
 pub(crate) fn socket<'e>(fd: RawFd) -> std::os::fd::BorrowedFd<'e> {
     // SAFETY: every `fd` here is that of an entry, and an entry is removed (Registration::drop) before its socket is
-    // closed, so it is open and ours. Holding duplicates instead would double the descriptors; a timer for each wait
+    // closed; or that of a connection to the store, whose halves outlive who watches it (redis::connection::live). So it
+    // is open and ours. Holding duplicates instead would double the descriptors; a timer for each wait
     // measures 2 % of a request's CPU time.
     unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) }
 }
@@ -256,6 +257,11 @@ pub(crate) fn shut(fd: RawFd, how: Shutdown) {
 pub(crate) fn reset(fd: RawFd) {
     // A connection that is gone already needs no reset, and a unix socket knows none: its waits are to end all the same.
     rustix::net::connect_unspec(socket(fd)).unwrap_or_else(|_| shut(fd, Shutdown::Both));
+}
+
+/// Whether bytes have arrived that nobody has received yet.
+pub(crate) fn has_unread(fd: RawFd) -> bool {
+    rustix::io::ioctl_fionread(socket(fd)).is_ok_and(|bytes| bytes > 0)
 }
 
 /// Whether the peer has neither sent anything nor closed.

@@ -10,11 +10,13 @@ use super::error::Remedy;
 use super::pipeline::{EVE, Pipeline};
 use super::resp::{self, Reply};
 use super::{Address, Credentials, Place, Version, sentinel};
+use crate::deadlines::has_unread;
 use crate::time::now;
 use monoio::io::Splitable;
 use monoio::net::UnixStream;
 use std::cell::Cell;
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -29,8 +31,11 @@ const BACKOFF_DOUBLINGS: u32 = 5;
 /// A connection that lasted this long, and on which decisions were answered, was a good one: it is replaced at once.
 const STEADY: Duration = Duration::from_secs(1);
 
-/// Bytes read at once; a reply to a decision is about 20.
-const INPUT: usize = 16 * 1024;
+/// Bytes read at once: the replies of a turn of thousands of requests, about 20 bytes to each decision.
+const INPUT: usize = 64 * 1024;
+
+/// Bytes of a batch for which room is kept; one that sends the script with every command is larger.
+const BATCH_KEPT_MAX: usize = 1024 * 1024;
 
 /// How connections are opened: what all of a worker have in common.
 pub(super) struct Opener {
@@ -95,14 +100,18 @@ async fn attempt(server: &Server, opener: &Opener) -> io::Result<()> {
         (None, Place::Server(_) | Place::Cluster(_)) => return Err(io::Error::other("a server without an address")),
     };
     match (&found, &dialer.tls) {
-        (Address::Unix(path), _) => live(bounded(UnixStream::connect(path)).await?.into_split(), server, opener).await,
+        (Address::Unix(path), _) => {
+            let stream = bounded(UnixStream::connect(path)).await?;
+            live(stream.as_raw_fd(), stream.into_split(), server, opener).await
+        }
         (Address::Tcp { host, port }, None) => {
-            live(dialer.tcp(host, *port, turn).await?.into_split(), server, opener).await
+            let stream = dialer.tcp(host, *port, turn).await?;
+            live(stream.as_raw_fd(), stream.into_split(), server, opener).await
         }
         (Address::Tcp { host, port }, Some(tls)) => {
             let stream = dialer.tcp(host, *port, turn).await?;
             let stream = bounded(tls.open(host, stream)).await?;
-            live((stream.reader, stream.writer), server, opener).await
+            live(stream.as_raw_fd(), (stream.reader, stream.writer), server, opener).await
         }
     }
 }
@@ -130,8 +139,13 @@ async fn find_primary(
     Err(last)
 }
 
-/// Opens the conversation and carries it on until it breaks.
-async fn live(mut halves: (impl Receive, impl Transmit), server: &Server, opener: &Opener) -> io::Result<()> {
+/// Opens the conversation and carries it on until it breaks. `fd` is the socket of `halves`.
+async fn live(
+    fd: RawFd,
+    mut halves: (impl Receive, impl Transmit),
+    server: &Server,
+    opener: &Opener,
+) -> io::Result<()> {
     let pipeline = &server.pipeline;
     let is_cluster = matches!(opener.dialer.settings.place, Place::Cluster(_));
     // Whoever turned out to be a replica is asked before it is taken for the store again.
@@ -146,7 +160,7 @@ async fn live(mut halves: (impl Receive, impl Transmit), server: &Server, opener
         biased;
         result = read_replies(&mut reader, server, is_cluster) => result,
         result = write_batches(&mut writer, pipeline) => result,
-        result = watch(pipeline) => result,
+        result = watch(pipeline, fd) => result,
     }
 }
 
@@ -187,7 +201,9 @@ async fn write_batches(writer: &mut impl Transmit, pipeline: &Pipeline) -> io::R
         let batch = pipeline.batch(spare).await;
         let (written, mut batch) = writer.transmit(batch).await;
         written?;
+        pipeline.written(now());
         batch.clear();
+        batch.shrink_to(BATCH_KEPT_MAX);
         spare = batch;
     }
 }
@@ -203,7 +219,6 @@ async fn read_replies(reader: &mut impl Receive, server: &Server, is_cluster: bo
         if read? == 0 {
             return Err(io::Error::other("the server closed the connection"));
         }
-        pipeline.has_more(input.len() == input.capacity());
         let mut used = 0;
         while let Some(parsed) = resp::parse(&input[used..]).map_err(io::Error::other)? {
             let text = used + parsed.error_text.0..used + parsed.error_text.1;
@@ -235,22 +250,22 @@ async fn read_replies(reader: &mut impl Receive, server: &Server, is_cluster: bo
 
 /// Ends waits whose deadline has passed, and the connection when its server owes a reply for too long or has none to give
 /// any more.
-async fn watch(pipeline: &Pipeline) -> io::Result<()> {
+async fn watch(pipeline: &Pipeline, fd: RawFd) -> io::Result<()> {
     let mut was_stalled = false;
     loop {
         let present = now();
-        let next = pipeline.expire(present);
+        let next = pipeline.expire(present, || has_unread(fd));
         let oldest = pipeline.oldest();
         if oldest.is_none() && pipeline.is_retired() {
             return Err(io::Error::other("the server has no slots any more"));
         }
         let mut stalled = oldest.map(|deadline| deadline.after(STALL_MAX));
-        let is_stalled = stalled.is_some_and(|at| at <= present);
+        let is_stalled = stalled.is_some_and(|at| at <= present) && !has_unread(fd);
         if is_stalled && was_stalled {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the server stopped answering"));
         }
-        if is_stalled {
-            // Unless that was this process: then the answers are read until the next look.
+        if stalled.is_some_and(|at| at <= present) {
+            // Perhaps it was this process that stopped: then the answers are read until the next look.
             stalled = Some(present.after(EVE));
         }
         was_stalled = is_stalled;

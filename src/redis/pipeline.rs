@@ -65,6 +65,9 @@ pub(super) struct Pipeline {
     out: RefCell<Vec<u8>>,
     /// Commands in `out`.
     asked: Cell<u64>,
+    /// Of the commands that are owed a reply, the first so many are in a batch, and the first so many have been written.
+    taken: Cell<usize>,
+    sent: Cell<usize>,
     slots: RefCell<Slab<Slot>>,
     /// Slots of commands sent or about to be, in order.
     queue: RefCell<VecDeque<usize>>,
@@ -74,8 +77,10 @@ pub(super) struct Pipeline {
     looks_at: Cell<Option<Micros>>,
     /// A deadline has come that is earlier than that.
     has_earlier: Cell<bool>,
-    /// The last read ended where its buffer did: more replies are likely there.
-    has_more: Cell<bool>,
+    /// The time of the last reply, to whatever.
+    heard: Cell<Micros>,
+    /// Until then it has been counted that the server is slow.
+    slow_until: Cell<Micros>,
     breaker: Cell<Breaker>,
     deadline: Duration,
     observer: Box<dyn Observer>,
@@ -86,6 +91,8 @@ struct Slot {
     outcome: Option<Result<Reply, Fault>>,
     waker: Option<Waker>,
     deadline: Micros,
+    /// When it was asked, then when that was written: since when the server is waited for.
+    since: Micros,
     /// It was looked at on the eve of its deadline, or later.
     is_due: bool,
     is_queued: bool,
@@ -147,7 +154,10 @@ impl Pipeline {
             watch: RefCell::default(),
             looks_at: Cell::new(None),
             has_earlier: Cell::new(false),
-            has_more: Cell::new(false),
+            taken: Cell::new(0),
+            sent: Cell::new(0),
+            heard: Cell::default(),
+            slow_until: Cell::default(),
             breaker: Cell::default(),
             deadline,
             observer,
@@ -189,17 +199,17 @@ impl Pipeline {
         match self.with_breaker(|breaker| breaker.ask(now)) {
             Permit::Refused => Err(Fault::Broken),
             Permit::Probe => {
-                self.push(Purpose::Probe, now.after(self.deadline), write);
+                self.push(Purpose::Probe, now, now.after(self.deadline), write);
                 Err(Fault::Broken)
             }
             Permit::Ask => {
                 if asking {
-                    self.push_unheard(deadline, |out| {
+                    self.push_unheard(now, deadline, |out| {
                         resp::push_array(out, 1);
                         resp::push_bulk(out, b"ASKING");
                     });
                 }
-                let key = self.push(Purpose::Decision, deadline, write);
+                let key = self.push(Purpose::Decision, now, deadline, write);
                 Ok(Answer { pipeline: self.clone(), key })
             }
         }
@@ -208,20 +218,26 @@ impl Pipeline {
     /// Sends one command that nobody waits for; not while nobody would be waited for anyway.
     pub fn post(&self, now: Micros, write: impl FnOnce(&mut Vec<u8>)) {
         if self.is_up.get() && !self.is_broken() && self.queue.borrow().len() < IN_FLIGHT_MAX {
-            self.push_unheard(now.after(self.deadline), write);
+            self.push_unheard(now, now.after(self.deadline), write);
         }
     }
 
     /// Writes a command whose reply nobody waits for.
-    fn push_unheard(&self, deadline: Micros, write: impl FnOnce(&mut Vec<u8>)) {
-        let key = self.push(Purpose::Decision, deadline, |_, _, out| write(out));
+    fn push_unheard(&self, now: Micros, deadline: Micros, write: impl FnOnce(&mut Vec<u8>)) {
+        let key = self.push(Purpose::Decision, now, deadline, |_, _, out| write(out));
         if let Some(slot) = self.slots.borrow_mut().get_mut(key) {
             slot.is_abandoned = true;
             slot.is_unheard = true;
         }
     }
 
-    fn push(&self, purpose: Purpose, deadline: Micros, write: impl FnOnce(Purpose, &[u8], &mut Vec<u8>)) -> usize {
+    fn push(
+        &self,
+        purpose: Purpose,
+        now: Micros,
+        deadline: Micros,
+        write: impl FnOnce(Purpose, &[u8], &mut Vec<u8>),
+    ) -> usize {
         write(purpose, &self.digest.borrow(), &mut self.out.borrow_mut());
         self.asked.set(self.asked.get() + 1);
         let is_probe = purpose == Purpose::Probe;
@@ -229,6 +245,7 @@ impl Pipeline {
             outcome: None,
             waker: None,
             deadline,
+            since: now,
             is_due: false,
             is_queued: true,
             is_abandoned: is_probe,
@@ -270,6 +287,10 @@ impl Pipeline {
         let Some(key) = self.queue.borrow_mut().pop_front() else {
             return Err("a reply to nothing");
         };
+        // A reply may be read before the end of the write that asked for it is told.
+        self.taken.set(self.taken.get().saturating_sub(1));
+        self.sent.set(self.sent.get().saturating_sub(1));
+        self.heard.set(now);
         let is_good = !matches!(reply, Reply::Error(error) if error.is_of_the_store());
         // What comes late has been counted when its deadline passed, and is no good news: nobody waits that long.
         let (is_probe, is_late) = match self.slots.borrow().get(key) {
@@ -296,6 +317,8 @@ impl Pipeline {
         self.is_up.set(false);
         self.first_try_is_over();
         self.out.borrow_mut().clear();
+        self.taken.set(0);
+        self.sent.set(0);
         self.asked.set(0);
         let waiting = take(&mut *self.queue.borrow_mut());
         for key in waiting {
@@ -326,39 +349,63 @@ impl Pipeline {
     }
 
     /// Tells the askers whose deadline has passed; gives when to look again. Nobody is told before a second look: a worker
-    /// that was stopped or busy comes late itself, and what was answered meanwhile is to be read first.
-    pub fn expire(&self, now: Micros) -> Option<Micros> {
+    /// that was stopped or busy comes late itself. Nor while there are replies that it has not read yet (`has_unread`).
+    pub fn expire(&self, now: Micros, has_unread: impl Fn() -> bool) -> Option<Micros> {
         let mut next: Option<Micros> = None;
         let mut change = None;
+        let mut unread = None;
         let mut slots = self.slots.borrow_mut();
         for &key in self.queue.borrow().iter() {
             let Some(slot) = slots.get_mut(key).filter(|slot| slot.is_open()) else { continue };
-            if let Some(at) = slot.look(now, self.deadline.min(RESUMED), self.has_more.get()) {
+            let look_again = slot.look(now, self.deadline.min(RESUMED));
+            let look_again = look_again.or_else(|| unread.get_or_insert_with(&has_unread).then(|| now.after(EVE)));
+            if let Some(at) = look_again {
                 next = Some(next.map_or(at, |earliest| earliest.min(at)));
                 continue;
             }
             let was_probe = take(&mut slot.is_probe);
+            let was_silent = self.heard.get() <= slot.since;
             slot.tell(Err(Fault::Timeout));
-            change = change.or(self.with_breaker(|breaker| match was_probe {
-                true => breaker.probed(now, false),
-                false => breaker.failed(now),
-            }));
+            change = change.or(match was_probe {
+                true => self.with_breaker(|breaker| breaker.probed(now, false)),
+                false if was_silent || self.is_slow(now) => self.with_breaker(|breaker| breaker.failed(now)),
+                false => None,
+            });
         }
         drop(slots);
         self.tell(change);
         next
     }
 
-    /// Says whether a read has left replies behind.
-    pub fn has_more(&self, has_more: bool) {
-        self.has_more.set(has_more);
+    /// The server answers, but others first: told by all of a long queue, which is one failure in the time of a deadline.
+    fn is_slow(&self, now: Micros) -> bool {
+        let is_news = self.slow_until.get() <= now;
+        if is_news {
+            self.slow_until.set(now.after(self.deadline));
+        }
+        is_news
     }
 
     /// Takes what was asked since the last time, once there is something; gives `spare` for what will be.
     pub async fn batch(&self, spare: Vec<u8>) -> Vec<u8> {
         until(&self.writer, || !self.out.borrow().is_empty()).await;
         self.observer.writes(self.asked.take());
+        self.taken.set(self.queue.borrow().len());
         self.out.replace(spare)
+    }
+
+    /// The batch has been written. How long its commands waited for that is no fault of the server's: their deadlines come
+    /// so much later.
+    pub fn written(&self, now: Micros) {
+        let queue = self.queue.borrow();
+        let mut slots = self.slots.borrow_mut();
+        for &key in queue.iter().take(self.taken.get()).skip(self.sent.replace(self.taken.get())) {
+            if let Some(slot) = slots.get_mut(key) {
+                slot.deadline = slot.deadline.after(now.since(slot.since));
+                slot.since = now;
+                slot.is_due = false;
+            }
+        }
     }
 
     /// Says when the deadlines are looked at again.
@@ -432,7 +479,7 @@ impl Slot {
 
     /// Looks at its deadline: when to do so again, or `None` where it has passed. Whoever comes too late to the first look
     /// leaves the server `resumed`, once.
-    fn look(&mut self, now: Micros, resumed: Duration, has_more: bool) -> Option<Micros> {
+    fn look(&mut self, now: Micros, resumed: Duration) -> Option<Micros> {
         let eve = self.deadline.before(EVE);
         if eve > now {
             return Some(eve);
@@ -441,10 +488,7 @@ impl Slot {
             let rest = if self.deadline < now { resumed } else { EVE };
             self.deadline = self.deadline.max(now.after(rest));
         }
-        match self.deadline > now {
-            true => Some(self.deadline),
-            false => has_more.then(|| now.after(EVE)),
-        }
+        (self.deadline > now).then_some(self.deadline)
     }
 
     /// Tells the asker, who keeps what it was told first.
@@ -500,151 +544,4 @@ fn wake(place: &RefCell<Option<Waker>>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::redis::breaker::FAILURES_MAX;
-    use crate::redis::error::ServerError;
-    use std::pin::pin;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::Wake;
-
-    const DEADLINE: Duration = Duration::from_millis(20);
-
-    struct Deaf;
-
-    impl Observer for Deaf {
-        fn connected(&self) {}
-        fn disconnected(&self, _: &str) {}
-        fn server_error(&self, _: &str) {}
-        fn breaker(&self, _: Change) {}
-        fn retired(&self) {}
-        fn writes(&self, _: u64) {}
-    }
-
-    fn poll<T>(future: Pin<&mut impl Future<Output = T>>) -> Poll<T> {
-        future.poll(&mut Context::from_waker(Waker::noop()))
-    }
-
-    fn post(pipeline: &Pipeline, now: Micros) -> bool {
-        let before = pipeline.out.borrow().len();
-        pipeline.post(now, |out| out.push(b'p'));
-        pipeline.out.borrow().len() > before
-    }
-
-    #[test]
-    fn a_posted_command_takes_its_own_reply() {
-        let pipeline = Rc::new(Pipeline::new(DEADLINE, Box::new(Deaf)));
-        assert!(!post(&pipeline, Micros(0)), "there is no connection");
-        pipeline.opened(Vec::new(), Micros(0));
-        assert!(post(&pipeline, Micros(0)));
-        let mut call = Box::pin(pipeline.ask(Micros(0), Micros(9), false, |_, _, out| out.push(b'c')).ok().unwrap());
-        assert!(poll(call.as_mut()).is_pending());
-        assert_eq!(*pipeline.out.borrow(), b"pc");
-        pipeline.answer(Reply::Other, Micros(1)).unwrap();
-        assert!(poll(call.as_mut()).is_pending());
-        let own = Reply::Numbers(Default::default());
-        pipeline.answer(own.clone(), Micros(1)).unwrap();
-        assert_eq!(poll(call.as_mut()), Poll::Ready(Ok(own)));
-        drop(call);
-        assert!(pipeline.slots.borrow().is_empty());
-    }
-
-    #[test]
-    fn nothing_is_posted_while_the_breaker_is_open_and_posts_do_not_open_it() {
-        let pipeline = Rc::new(Pipeline::new(DEADLINE, Box::new(Deaf)));
-        pipeline.opened(Vec::new(), Micros(0));
-        let late = Micros(0).after(DEADLINE * 2);
-        (0..2 * FAILURES_MAX).for_each(|_| assert!(post(&pipeline, Micros(0))));
-        pipeline.expire(late);
-        assert!(post(&pipeline, late));
-        for _ in 0..FAILURES_MAX {
-            let mut call = pin!(pipeline.ask(Micros(0), Micros(1), false, |_, _, _| {}).ok().unwrap());
-            assert!(poll(call.as_mut()).is_pending());
-            assert_eq!(pipeline.expire(late), Some(late.after(RESUMED)));
-            pipeline.expire(late.after(RESUMED));
-        }
-        assert!(!post(&pipeline, late) && !post(&pipeline, late.after(DEADLINE * 100)));
-    }
-
-    /// Asks at the time 0, and gives the question with the pipeline.
-    fn asked() -> (Rc<Pipeline>, Pin<Box<Answer>>) {
-        let pipeline = Rc::new(Pipeline::new(DEADLINE, Box::new(Deaf)));
-        pipeline.opened(Vec::new(), Micros(0));
-        let answer = pipeline.ask(Micros(0), Micros(0).after(DEADLINE), false, |_, _, _| {}).ok().unwrap();
-        (pipeline, Box::pin(answer))
-    }
-
-    #[test]
-    fn who_looks_in_time_ends_a_wait_at_its_deadline() {
-        let (pipeline, mut call) = asked();
-        let deadline = Micros(0).after(DEADLINE);
-        assert_eq!(pipeline.expire(Micros(0)), Some(deadline.before(EVE)));
-        assert_eq!(pipeline.expire(deadline.before(EVE)), Some(deadline));
-        assert!(poll(call.as_mut()).is_pending());
-        assert_eq!(pipeline.expire(deadline), None);
-        assert_eq!(poll(call.as_mut()), Poll::Ready(Err(Fault::Timeout)));
-    }
-
-    #[test]
-    fn who_looks_late_leaves_the_server_some_time_but_once() {
-        let (pipeline, mut call) = asked();
-        let late = Micros(0).after(DEADLINE * 10);
-        let resumed = late.after(RESUMED);
-        assert_eq!(pipeline.expire(late), Some(resumed));
-        pipeline.has_more(true);
-        let later = resumed.after(DEADLINE);
-        assert_eq!(pipeline.expire(later), Some(later.after(EVE)), "replies wait to be read");
-        pipeline.has_more(false);
-        assert_eq!(pipeline.expire(later), None);
-        assert_eq!(poll(call.as_mut()), Poll::Ready(Err(Fault::Timeout)));
-    }
-
-    #[test]
-    fn a_reply_counts_that_comes_before_its_asker_has_heard_of_the_fault() {
-        let (pipeline, mut call) = asked();
-        for times in [10, 20] {
-            pipeline.expire(Micros(0).after(DEADLINE * times));
-        }
-        pipeline.answer(Reply::Other, Micros(0).after(DEADLINE * 20)).unwrap();
-        assert_eq!(poll(call.as_mut()), Poll::Ready(Ok(Reply::Other)));
-    }
-
-    #[test]
-    fn replies_that_nobody_waits_for_say_nothing_of_decisions() {
-        let pipeline = Rc::new(Pipeline::new(DEADLINE, Box::new(Deaf)));
-        pipeline.opened(Vec::new(), Micros(0));
-        for _ in 0..2 * FAILURES_MAX {
-            assert!(post(&pipeline, Micros(0)));
-            pipeline.answer(Reply::Error(ServerError::NoPermission), Micros(1)).unwrap();
-        }
-        assert!(!pipeline.is_broken());
-        for _ in 0..FAILURES_MAX {
-            let asked = pipeline.ask(Micros(0), Micros(9), true, |_, _, _| {}).ok().unwrap();
-            pipeline.answer(Reply::Other, Micros(1)).unwrap();
-            pipeline.answer(Reply::Error(ServerError::OutOfMemory), Micros(1)).unwrap();
-            drop(asked);
-        }
-        assert!(pipeline.is_broken(), "ASKING is always answered well");
-    }
-
-    #[test]
-    fn all_who_wait_for_the_first_connection_are_woken() {
-        struct Count(AtomicUsize);
-        impl Wake for Count {
-            fn wake(self: Arc<Self>) {
-                self.0.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-        let pipeline = Pipeline::new(DEADLINE, Box::new(Deaf));
-        let woken = Arc::new(Count(AtomicUsize::new(0)));
-        let waker = Waker::from(woken.clone());
-        let mut waiting: Vec<_> = (0..5).map(|_| Box::pin(pipeline.tried())).collect();
-        for one in &mut waiting {
-            assert!(one.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-        }
-        pipeline.opened(Vec::new(), Micros(0));
-        assert_eq!(woken.0.load(Ordering::Relaxed), 5);
-        assert!(waiting.iter_mut().all(|one| poll(one.as_mut()).is_ready()));
-    }
-}
+mod tests;

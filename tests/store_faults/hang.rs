@@ -5,8 +5,9 @@ use super::{
 };
 use crate::support::client::Client;
 use crate::support::fields::rate_limit;
+use crate::support::gateway::{Gateway, config};
 use crate::support::redis::Redis;
-use crate::support::store::{api_key, decisions, limit};
+use crate::support::store::{api_key, backend, decisions, limit};
 use crate::support::{PATIENCE, signal, suspend, until};
 use rustix::process::Signal;
 use std::net::SocketAddr;
@@ -104,6 +105,37 @@ fn a_pause_of_the_gateway_is_no_fault_of_the_store() {
         }
         let unlimited = answers.iter().filter(|(answer, _)| rate_limit(answer).is_empty()).count();
         assert_eq!((unlimited, faults()), (0, before), "of {}", answers.len());
+        return;
+    }
+    panic!("the machine was never calm");
+}
+
+/// What Redis answered in time waits behind hundreds of requests that came at once, for longer than the deadline.
+#[test]
+fn a_gateway_that_has_too_much_to_do_does_not_blame_the_store() {
+    const CLIENTS: usize = 400;
+    const ROUNDS_MAX: usize = 10;
+    let redis = Redis::start();
+    let rest = format!("[store]\nurl = \"{}\"\n{}", redis.url(), limit("x", "\"user\"", 100));
+    let gateway = Gateway::start(&config("", &[backend()], &rest).replace("workers = 2", "workers = 1"));
+    until("the worker is connected to the store", || !gateway.log_of("store connected").is_empty());
+    longest_wait_since(Instant::now());
+    let mut clients: Vec<Client> = (0..CLIENTS).map(|_| Client::connect(gateway.address)).collect();
+    for round in 0..ROUNDS_MAX {
+        let start = Instant::now();
+        suspend(gateway.process());
+        for (number, client) in clients.iter_mut().enumerate() {
+            let fields = api_key(&format!("{round}-{number}"));
+            client.send(format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n"));
+        }
+        signal(gateway.process(), Signal::CONT);
+        let answers: Vec<_> = clients.iter_mut().map(Client::response).collect();
+        if longest_wait_since(start) >= Duration::from_millis(10) {
+            // Redis may have waited for a processor, too.
+            continue;
+        }
+        let unlimited = answers.iter().filter(|answer| rate_limit(answer).is_empty()).count();
+        assert_eq!((unlimited, errors(&gateway, "breaker")), (0, 0.0));
         return;
     }
     panic!("the machine was never calm");
