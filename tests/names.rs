@@ -401,3 +401,19 @@ fn the_store_is_found_by_its_name() {
     gateway.until_store_connected();
     assert_eq!((who(&gateway), who(&gateway)), ("2".into(), "429".into()));
 }
+
+#[test]
+fn the_store_s_name_is_asked_for_again_where_the_server_is_none_any_more() {
+    let (dns, origins, redis) = (Dns::start(), origins::<1>(), Redis::start());
+    dns.say("redis.test", addresses(&["127.0.0.1"]));
+    let rest = format!(
+        "[store]\nurl = \"redis://redis.test:{}\"\n[[limits]]\nname = \"l\"\nrate = \"1000/s\"\nby = []\n",
+        redis.port
+    );
+    let gateway = gateway(&dns, NEVER, &[&format!("127.0.0.2:{}", origins.port)], &rest);
+    gateway.until_store_connected();
+    assert_eq!(dns.questions("redis.test"), 1);
+    let mut connection = redis.connection();
+    redis::cmd("REPLICAOF").arg("127.0.0.1").arg("1").exec(&mut connection).unwrap();
+    until("the name is asked for again", || who(&gateway) == "2" && dns.questions("redis.test") > 1);
+}

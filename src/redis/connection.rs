@@ -99,7 +99,7 @@ async fn attempt(server: &Server, opener: &Opener) -> io::Result<()> {
         }
         (None, Place::Server(_) | Place::Cluster(_)) => return Err(io::Error::other("a server without an address")),
     };
-    match (&found, &dialer.tls) {
+    let lived = match (&found, &dialer.tls) {
         (Address::Unix(path), _) => {
             let stream = bounded(UnixStream::connect(path)).await?;
             live(stream.as_raw_fd(), stream.into_split(), server, opener).await
@@ -113,7 +113,11 @@ async fn attempt(server: &Server, opener: &Opener) -> io::Result<()> {
             let stream = bounded(tls.open(host, stream)).await?;
             live(stream.as_raw_fd(), (stream.reader, stream.writer), server, opener).await
         }
+    };
+    if lived.is_err() {
+        dialer.look_up_again(&found);
     }
+    lived
 }
 
 /// Asks the sentinels one after the other, each time another one first.

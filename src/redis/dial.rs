@@ -71,6 +71,13 @@ impl Dialer {
         Ok(stream)
     }
 
+    /// This server is dead, or another than it was: its name may stand for another by now.
+    pub(super) fn look_up_again(&self, server: &Address) {
+        if let Address::Tcp { host, port } = server {
+            self.resolver.target(host, *port).ask();
+        }
+    }
+
     /// Asks a server one question on a connection of its own, in RESP2.
     pub(super) async fn inquire(
         &self,
