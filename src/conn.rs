@@ -309,12 +309,11 @@ impl Conn {
         self.reader.registration.set(|entry| reset(entry.fd));
     }
 
-    /// From now on, until the watch is dropped, `backend` is reset where this client goes away before its answer is
-    /// whole: at once where the client reset the connection, after [`crate::deadlines::HALF_CLOSED_MAX`] without a byte from the backend
-    /// where it only closed its sending side, unless its request still goes out (`is_sending`). Seen by a scan.
-    pub fn watch(&self, backend: &Conn, is_sending: bool) -> Watching {
-        let backend = backend.reader.registration.key;
-        let watch = Watch { backend, is_sending, is_long: false, ended: None, gone: false };
+    /// From now on, until the watch is dropped, it is seen by a scan where this client goes away before its answer is whole:
+    /// at once where the client reset the connection, after [`crate::deadlines::HALF_CLOSED_MAX`] without a byte from the
+    /// backend where it only closed its sending side, unless its request still goes out (`is_sending`).
+    pub fn watch(&self, is_sending: bool) -> Watching {
+        let watch = Watch { backend: None, is_sending, is_long: false, ended: None, gone: false };
         self.reader.registration.set(|entry| entry.watch = Some(watch));
         Watching(self.reader.registration.clone())
     }
@@ -354,9 +353,10 @@ impl Watching {
         entries.get(self.0.key).and_then(|entry| entry.watch).is_some_and(|watch| watch.gone)
     }
 
-    /// The same, at the end of the watch.
-    pub fn end(self) -> bool {
-        self.is_gone()
+    /// It is this connection to a backend that the client waits for now, and that is reset where it goes away.
+    pub fn waits_for(&self, backend: &Conn) {
+        let backend = Some(backend.reader.registration.key);
+        self.0.set(|entry| entry.watch = entry.watch.map(|watch| Watch { backend, ..watch }));
     }
 }
 

@@ -76,8 +76,8 @@ pub(crate) struct Entry {
 /// A client whose answer is awaited from a backend, and may be in vain.
 #[derive(Clone, Copy)]
 pub(crate) struct Watch {
-    /// The backend's entry.
-    pub(crate) backend: usize,
+    /// The backend's entry, where it has been given one.
+    pub(crate) backend: Option<usize>,
     /// Its request is still going out: the end of its sending, where it is seen, comes behind that.
     pub(crate) is_sending: bool,
     /// Whether it has outlived a scan: shorter exchanges are not looked at.
@@ -191,7 +191,9 @@ impl Deadlines {
         let mut entries = self.entries.borrow_mut();
         let mut watched = Vec::new();
         for (key, entry) in entries.iter_mut() {
-            if let Some(watch) = entry.watch.as_mut().filter(|watch| !watch.gone) {
+            // A client that we have shut ourselves has not gone.
+            let is_open = !matches!(entry.write, Due::Passed);
+            if let Some(watch) = entry.watch.as_mut().filter(|watch| is_open && !watch.gone) {
                 match watch.is_long {
                     true => watched.push((key, entry.fd)),
                     false => watch.is_long = true,
@@ -199,8 +201,12 @@ impl Deadlines {
             }
         }
         for ((key, _), left) in watched.iter().zip(ends_of(&watched)) {
-            let backend = entries[*key].watch.and_then(|watch| entries.get(watch.backend));
-            let Some((fd, due)) = backend.map(|backend| (backend.fd, backend.read.at())) else { continue };
+            let (backend, due) = match entries[*key].watch.and_then(|watch| watch.backend).map(|key| entries.get(key)) {
+                Some(Some(backend)) => (Some(backend.fd), backend.read.at()),
+                Some(None) => continue,
+                // It waits for one: nothing is heard of that.
+                None => (None, Some(Micros::default())),
+            };
             let was_ended = matches!(entries[*key].read, Due::Passed);
             let Some(watch) = entries[*key].watch.as_mut() else { continue };
             // A direction that we closed ourselves tells nothing of the client.
@@ -209,7 +215,7 @@ impl Deadlines {
             if watch.gone {
                 // Not a mere close: that would wait behind unsent bytes, and some backends work on for a client that
                 // only sends no more.
-                reset(fd);
+                backend.into_iter().for_each(reset);
             }
         }
     }
@@ -293,7 +299,7 @@ mod tests {
             deadlines.entries.borrow_mut().insert(entry)
         };
         let backend_key = entry(&asked, Due::At(Micros(60_000_000)), None);
-        let watch = Watch { backend: backend_key, is_sending: true, is_long: false, ended: None, gone: false };
+        let watch = Watch { backend: Some(backend_key), is_sending: true, is_long: false, ended: None, gone: false };
         let client_key = entry(&near, Due::Never, Some(watch));
         client.shutdown(std::net::Shutdown::Write).unwrap();
         let mut now = Micros(0);

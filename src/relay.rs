@@ -103,13 +103,13 @@ pub async fn exchange(
     let may_repeat = scratch.head.kind.is_idempotent() && body.is_done();
     let Ok(line) = line(client, upstream, &scratch.caller) else { return Outcome::Abandoned };
     let mut tries = Tries::new(gateway, way, &scratch.caller, line, may_repeat);
+    let watching = client.watch(!body.is_done());
     loop {
-        let mut lease = match tries.open().await {
+        let mut lease = match tries.open(&watching).await {
             Ok(lease) => lease,
-            Err(failure) => return Outcome::Failed { failure, is_whole: body.is_done() },
+            Err(why) => return why.outcome(body.is_done()),
         };
-        lease.conn.reader.lend(|| gateway.buffer());
-        let watching = client.watch(&lease.conn, !body.is_done());
+        watching.waits_for(&lease.conn);
         let sent = lease.conn.writer.send(&mut scratch.out, way.patience.response).await;
         if sent.result.is_err() {
             if watching.is_gone() {
@@ -126,7 +126,7 @@ pub async fn exchange(
             // Boxed, or every connection would hold the room for two directions at once.
             false => Box::pin(flight.both_ways(client, &mut lease, scratch, &mut body)).await,
         };
-        let is_gone = watching.end();
+        let is_gone = watching.is_gone();
         match ended {
             Ended::Unwanted => continue,
             Ended::Answered { status, keep_alive, reusable } => {
@@ -386,7 +386,10 @@ impl<'g> Flight<'g> {
             {
                 uploaded = Some(result);
                 keep_alive.set(self.keep_alive && result.is_ok());
-                if let Err(Lost::Client(failure)) = result {
+                if let (Err(Lost::Closed), Stage::Begun(_)) = (result, stage.get()) {
+                    // It has its answer, or soon will: what it waits for is that.
+                    self.client.has_sent();
+                } else if let Some(failure) = result.err().and_then(Lost::failure) {
                     let by = if failure == Failure::TooSlow { BreakOff::SlowClient } else { BreakOff::Client };
                     return Poll::Ready(match stage.get() {
                         Stage::Nothing => Ended::failed(failure, Heard::PassedOn),

@@ -637,3 +637,19 @@ fn a_client_that_leaves_in_its_download_frees_the_backend() {
     until("the backend's connection is closed", || gone.load(Ordering::SeqCst));
     until("the client is forgotten", || gateway.metric("rateguard_connections") == 0.0);
 }
+
+#[test]
+fn a_client_that_takes_nothing_for_too_long_is_cut_off_and_told_of() {
+    let origin = Origin::new(|mut stream, _| {
+        read_head(&mut stream).unwrap();
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 64 * MIB).unwrap();
+        // The gateway hangs up in the end.
+        let _ = stream.write_all(&vec![0; 64 * MIB]);
+    });
+    let gateway = gateway("[server.timeouts]\nwrite = \"500ms\"", &origin);
+    let mut client = Client::connect(gateway.address);
+    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    let told = || gateway.log_of("cut off: the client took or sent too little in time").len();
+    until("it is told of", || told() == 1);
+    until("it is forgotten", || gateway.metric("rateguard_connections") == 0.0);
+}

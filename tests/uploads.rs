@@ -7,7 +7,7 @@ use crate::support::gateway::{Gateway, config};
 use crate::support::origin::{Origin, read_head};
 use crate::support::{PATIENCE, until};
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -315,4 +315,27 @@ fn a_response_that_only_the_close_would_end_is_not_whole_where_a_reset_ends_it_a
         assert!(text.contains("some of it") && !text.ends_with("0\r\n\r\n"), "{text}");
         sender.join().unwrap();
     }
+}
+
+#[test]
+fn an_answer_that_has_begun_goes_on_where_its_client_stops_sending() {
+    const BITS: usize = 12;
+    let origin = Origin::new(|mut stream, _| {
+        read_head(&mut stream).unwrap();
+        write!(stream, "HTTP/1.1 413 Too Much\r\nContent-Length: {BITS}\r\n\r\n").unwrap();
+        for _ in 0..BITS {
+            std::thread::sleep(Duration::from_millis(50));
+            stream.write_all(b".").unwrap();
+        }
+    });
+    let gateway = gateway("", &origin);
+    let mut client = Client::connect(gateway.address);
+    client.send(post(0, 1000)).send("abc");
+    let mut start = [0; 12];
+    client.stream.read_exact(&mut start).unwrap();
+    assert_eq!(&start, b"HTTP/1.1 413");
+    client.stream.shutdown(Shutdown::Write).unwrap();
+    let mut rest = String::new();
+    client.stream.read_to_string(&mut rest).unwrap();
+    assert!(rest.ends_with(&".".repeat(BITS)), "{rest}");
 }

@@ -1,6 +1,7 @@
 //! The attempts at one request: a server and a connection that serve, and what becomes of failures. Pure but for its pool.
 
-use super::{Heard, response_error};
+use super::{Heard, Outcome, response_error};
+use crate::conn::Watching;
 use crate::gateway::Gateway;
 use crate::identity::Caller;
 use crate::metrics::UpstreamError;
@@ -36,6 +37,30 @@ pub(super) struct Tries<'g> {
     is_held: Cell<bool>,
 }
 
+/// Why there is no connection.
+pub enum NotOpened {
+    /// What the client is told.
+    Failed(Failure),
+    /// It has gone.
+    Unwanted,
+}
+
+impl NotOpened {
+    /// What becomes of the exchange, of which the client has sent all or not.
+    pub fn outcome(self, is_whole: bool) -> Outcome {
+        match self {
+            NotOpened::Failed(failure) => Outcome::Failed { failure, is_whole },
+            NotOpened::Unwanted => Outcome::Abandoned,
+        }
+    }
+}
+
+impl From<Failure> for NotOpened {
+    fn from(failure: Failure) -> NotOpened {
+        NotOpened::Failed(failure)
+    }
+}
+
 impl<'g> Tries<'g> {
     /// No attempt yet.
     pub fn new(gateway: &'g Gateway, way: &Way, caller: &Caller, line: Option<Line>, may_repeat: bool) -> Tries<'g> {
@@ -57,12 +82,12 @@ impl<'g> Tries<'g> {
         }
     }
 
-    /// A connection to a server that takes one.
-    pub async fn open(&mut self) -> Result<Lease, Failure> {
+    /// A connection to a server that takes one, with a buffer, for as long as the client waits for it.
+    pub async fn open(&mut self, client: &Watching) -> Result<Lease, NotOpened> {
         loop {
             let Room { chosen, permit } = match self.chosen.clone() {
                 Some(chosen) => Room { chosen, permit: self.permit.take() },
-                None => self.choose().await?,
+                None => self.choose(client).await?,
             };
             let opened = self.connect(&chosen, permit).await;
             if matches!(opened, Err(ConnectFault::Full)) {
@@ -75,43 +100,49 @@ impl<'g> Tries<'g> {
             self.chosen = Some(chosen);
             self.is_held.set(false);
             let fault = match opened {
-                Ok(lease) => return Ok(lease),
+                Ok(_) if client.is_gone() => return Err(NotOpened::Unwanted),
+                Ok(mut lease) => {
+                    lease.count_request();
+                    lease.conn.reader.lend(|| self.gateway.buffer());
+                    return Ok(lease);
+                }
                 Err(fault) => fault,
             };
             match fault {
                 // Our own doing: the server is not to blame, and others would fare no better.
                 ConnectFault::Exhausted => {
                     self.blame(connect_error(fault));
-                    return Err(connect_failure(fault));
+                    return Err(connect_failure(fault).into());
                 }
                 _ => self.fail(connect_error(fault)),
             }
             if self.attempts.after_connect() == Next::GiveUp || !self.turn_to_another() {
-                return Err(connect_failure(fault));
+                return Err(connect_failure(fault).into());
             }
         }
     }
 
     /// The first server, waiting in line where all have as many connections as they may. Who has asked one already neither
     /// waits behind others nor keeps them waiting: what has no room for it then may have for them.
-    async fn choose(&self) -> Result<Room, Failure> {
+    async fn choose(&self, client: &Watching) -> Result<Room, NotOpened> {
         let Tries { upstream, attempts, user, .. } = self;
         let is_retry = attempts.tried() > 0;
         if is_retry || !upstream.has_line() {
             match upstream.choose(attempts, *user, self.now()) {
                 Choice::Server(chosen) => return Ok(Room { chosen, permit: None }),
-                Choice::Nobody => return Err(self.nobody()),
-                Choice::Full if is_retry => return Err(self.busy()),
+                Choice::Nobody => return Err(self.nobody().into()),
+                Choice::Full if is_retry => return Err(self.busy().into()),
                 Choice::Full => {}
             }
         }
         // Whoever has waited for as long as a response may take has no time left for one.
         let left = self.patience.response.saturating_sub(self.now().since(self.started));
         // Boxed, or every connection would hold the room for it.
-        let waited = Box::pin(upstream.wait_for_room(attempts, *user, left, || self.now())).await;
-        waited.map_err(|reason| match reason {
-            NoRoom::Nobody => self.nobody(),
-            NoRoom::Busy => self.busy(),
+        let waiting = upstream.wait_for_room(attempts, *user, left, || client.is_gone(), || self.now());
+        Box::pin(waiting).await.map_err(|reason| match reason {
+            NoRoom::Nobody => self.nobody().into(),
+            NoRoom::Busy => self.busy().into(),
+            NoRoom::Unwanted => NotOpened::Unwanted,
         })
     }
 

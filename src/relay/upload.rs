@@ -68,8 +68,21 @@ impl Body {
 pub(super) enum Lost {
     /// The client is to blame.
     Client(Failure),
+    /// The client sends no more of it.
+    Closed,
     /// The backend stopped reading.
     Backend,
+}
+
+impl Lost {
+    /// What the client is told, where it is to blame.
+    pub fn failure(self) -> Option<Failure> {
+        match self {
+            Lost::Client(failure) => Some(failure),
+            Lost::Closed => Some(CUT_SHORT),
+            Lost::Backend => None,
+        }
+    }
 }
 
 /// The body on its way.
@@ -96,7 +109,7 @@ impl Upload<'_> {
             self.flight.client.has_sent();
         }
         // A backend that stopped reading may have answered before.
-        if !matches!((sent, self.stage.get()), (Err(Lost::Client(_)), _) | (_, Stage::Begun(_))) {
+        if !matches!((sent, self.stage.get()), (Err(Lost::Client(_) | Lost::Closed), _) | (_, Stage::Begun(_))) {
             self.response.deadline(self.flight.patience);
         }
         sent
@@ -160,7 +173,8 @@ impl Upload<'_> {
         let received = reader.fill(PIECE_MAX).await;
         received.map(drop).map_err(|end| match end {
             End::TimedOut => Lost::Client(Failure::TooSlow),
-            End::Closed | End::Broken => Lost::Client(CUT_SHORT),
+            End::Closed => Lost::Closed,
+            End::Broken => Lost::Client(CUT_SHORT),
         })
     }
 }

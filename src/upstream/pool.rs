@@ -107,9 +107,13 @@ pub struct Lease {
 impl Lease {
     fn new(link: Link, reused: bool, busy: Busy) -> Lease {
         let Link { conn, permit, opened } = link;
-        let requests = &busy.0.requests;
-        requests.set(requests.get() + 1);
         Lease { conn, reused, permit, opened, busy }
+    }
+
+    /// A request is about to be sent on it.
+    pub fn count_request(&self) {
+        let requests = &self.busy.0.requests;
+        requests.set(requests.get() + 1);
     }
 
     /// Tells the server from all others of its upstream.
@@ -173,6 +177,8 @@ pub enum NoRoom {
     Nobody,
     /// All have as many connections as they may, and too many requests wait or this one has waited for too long.
     Busy,
+    /// Whoever asked has gone meanwhile.
+    Unwanted,
 }
 
 /// What a failure says of a server.
@@ -424,6 +430,7 @@ impl Upstream {
         attempts: &Attempts,
         user: u64,
         longest: Duration,
+        is_unwanted: impl Fn() -> bool,
         now: impl Fn() -> Micros,
     ) -> Result<Room, NoRoom> {
         let mut turn = self.line_up().ok_or(NoRoom::Busy)?;
@@ -439,6 +446,9 @@ impl Upstream {
                     return Ok(room);
                 }
                 (&mut turn).await;
+                if is_unwanted() {
+                    return Err(NoRoom::Unwanted);
+                }
                 if let Some(room) = look()? {
                     return Ok(room);
                 }

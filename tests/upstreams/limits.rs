@@ -382,3 +382,39 @@ fn a_connection_is_replaced_when_it_is_too_old_and_not_before() {
     assert!(start.elapsed() >= Duration::from_millis(500), "{:?}", start.elapsed());
     assert_eq!(server.most_open(), 1);
 }
+
+#[test]
+fn clients_that_leave_while_they_wait_in_line_keep_no_server() {
+    let server = Moody::new();
+    let gateway = gateway(&[server.address], "connections = { max = 1, pending = \"20s\" }");
+    let mut first = held(&gateway, &server, 1).remove(0);
+    let mut waiting = lined_up(&gateway, 5);
+    let mut last = waiting.pop().unwrap();
+    for (number, client) in waiting.into_iter().enumerate() {
+        if number % 2 == 0 {
+            socket2::SockRef::from(&client.stream).set_linger(Some(Duration::ZERO)).unwrap();
+        }
+    }
+    // Half a close is legal, and is waited for a second.
+    std::thread::sleep(Duration::from_millis(1500));
+    server.be(Mood::Well);
+    assert_eq!((first.response().status, last.response().status), (200, 200));
+    assert_eq!(server.lines()[1..], ["GET /5 HTTP/1.1"]);
+    has_all(&gateway, &server, 1);
+}
+
+#[test]
+fn connections_that_were_only_looked_at_are_no_requests() {
+    const REQUESTS: usize = 20;
+    let server = Moody::in_mood(Mood::SaysAndEnds("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"));
+    let gateway = gateway(&[server.address], "");
+    let mut client = Client::connect(gateway.address);
+    for number in 1..=REQUESTS {
+        assert_eq!(client.send(GET).response().status, 200);
+        until("it has closed", || server.connections() == number && server.open() == 0);
+    }
+    let address = server.address;
+    let series = format!("rateguard_upstream_server_requests_total{{upstream=\"app\",server=\"{address}\"}}");
+    until("all are counted", || gateway.metric(&series) as usize >= REQUESTS);
+    assert_eq!((gateway.metric(&series) as usize, server.requests()), (REQUESTS, REQUESTS));
+}
