@@ -507,7 +507,7 @@ impl Group {
         }
     }
 
-    /// Calls who is first in line for a server that waits to be tried, where nobody else is called.
+    /// Calls whoever may try a server that waits for that, where nobody else is called.
     pub fn call_for_trial(&self, now: Micros) {
         let Some(max) = self.settings.connections.max.filter(|_| self.queue.waiting() > 0) else { return };
         let members = self.members();
@@ -516,7 +516,7 @@ impl Group {
             (needs_backups || !member.backup) && member.connections() < max && member.state(now) == State::OnTrial
         };
         if members.iter().any(is_due) {
-            self.queue.call_first(|called| called == 0);
+            self.queue.call_for_trial();
         }
     }
 

@@ -419,9 +419,9 @@ impl Upstream {
     }
 
     /// A place in the line of those that wait for a connection; `None` where too many wait.
-    fn line_up(&self) -> Option<Turn<'_>> {
+    fn line_up(&self, may_try: bool) -> Option<Turn<'_>> {
         let each = usize::try_from(self.settings().connections.max_pending).unwrap_or(usize::MAX);
-        self.group.queue.join(self.worker, each.saturating_mul(self.slots.borrow().len()))
+        self.group.queue.join(self.worker, may_try, each.saturating_mul(self.slots.borrow().len()))
     }
 
     /// Waits in line for a server that has room, for `longest` at most where that is less than the upstream's own bound.
@@ -433,7 +433,7 @@ impl Upstream {
         is_unwanted: impl Fn() -> bool,
         now: impl Fn() -> Micros,
     ) -> Result<Room, NoRoom> {
-        let mut turn = self.line_up().ok_or(NoRoom::Busy)?;
+        let mut turn = self.line_up(attempts.may_repeat()).ok_or(NoRoom::Busy)?;
         let look = || match self.choose(attempts, user, now()) {
             Choice::Server(chosen) => Ok(self.reserve(chosen, now())),
             Choice::Nobody => Err(NoRoom::Nobody),

@@ -45,12 +45,20 @@ impl Default for Line {
     }
 }
 
+impl Line {
+    fn first(&self) -> Option<u64> {
+        self.waiters.first_key_value().map(|(&place, _)| place)
+    }
+}
+
 /// Neither end is ever reached from here.
 const MIDDLE: u64 = 1 << 63;
 
 #[derive(Debug)]
 struct Waiter {
     worker: usize,
+    /// Its request may be the one that tries a server which was ill: it can be repeated.
+    may_try: bool,
     passed: u32,
     waker: Waker,
 }
@@ -73,33 +81,43 @@ impl Queue {
         self.present.store(line.waiters.len() + line.called.len(), Ordering::Release);
     }
 
-    /// Takes a place at the end; `None` where `most` wait already.
-    pub fn join(&self, worker: usize, most: usize) -> Option<Turn<'_>> {
+    /// Takes a place at the end; `None` where `most` wait already. `may_try`: see [`Queue::call_for_trial`].
+    pub fn join(&self, worker: usize, may_try: bool, most: usize) -> Option<Turn<'_>> {
         let mut line = self.line.lock();
         if line.waiters.len() + line.called.len() >= most {
             return None;
         }
         let place = line.end;
         line.end += 1;
-        line.waiters.insert(place, Waiter { worker, passed: 0, waker: Waker::noop().clone() });
+        line.waiters.insert(place, Waiter { worker, may_try, passed: 0, waker: Waker::noop().clone() });
         self.count(&line);
-        Some(Turn { queue: self, worker, place, is_served: false })
+        Some(Turn { queue: self, worker, may_try, place, is_served: false })
     }
 
     /// Calls whoever is first, where `is_due` says so. It is told how many were called and have not said yet what became of
     /// it. Nobody is called, and nobody who was called leaves, while it counts: so no room is counted for two.
     pub fn call_first(&self, is_due: impl FnOnce(usize) -> bool) {
-        let first = {
+        self.call(|line| is_due(line.called.len()).then(|| line.first()).flatten());
+    }
+
+    /// Calls the first who may try a server that was ill, else whoever is first; not while somebody is called.
+    pub fn call_for_trial(&self) {
+        self.call(|line| {
+            let fit = || line.waiters.iter().take(LOOK_MAX).find(|(_, waiter)| waiter.may_try).map(|(&place, _)| place);
+            line.called.is_empty().then(|| fit().or_else(|| line.first())).flatten()
+        });
+    }
+
+    fn call(&self, choose: impl FnOnce(&Line) -> Option<u64>) {
+        let called = {
             let mut line = self.line.lock();
-            if !is_due(line.called.len()) {
-                return;
-            }
-            let Some((place, first)) = line.waiters.pop_first() else { return };
+            let Some(place) = choose(&line) else { return };
+            let Some(waiter) = line.waiters.remove(&place) else { return };
             line.called.insert(place, None);
             self.count(&line);
-            first
+            waiter
         };
-        first.waker.wake();
+        called.waker.wake();
     }
 
     /// This worker has a connection that is free: calls a request of its own that waits, where it is that one's turn.
@@ -138,6 +156,7 @@ impl Queue {
 pub struct Turn<'q> {
     queue: &'q Queue,
     worker: usize,
+    may_try: bool,
     place: u64,
     is_served: bool,
 }
@@ -165,7 +184,8 @@ impl Turn<'_> {
                 self.place = line.start;
             }
             let waker = Waker::noop().clone();
-            line.waiters.insert(self.place, Waiter { worker: self.worker, passed: PASSED_MAX, waker });
+            let (worker, may_try) = (self.worker, self.may_try);
+            line.waiters.insert(self.place, Waiter { worker, may_try, passed: PASSED_MAX, waker });
             self.queue.count(&line);
         }
     }
@@ -225,7 +245,7 @@ mod tests {
 
     /// A waiter that has been polled once, and whether it was woken.
     fn wait<'q>(queue: &'q Queue, worker: usize) -> (Turn<'q>, Arc<Flag>) {
-        let mut turn = queue.join(worker, 100).unwrap();
+        let mut turn = queue.join(worker, true, 100).unwrap();
         let flag = Arc::new(Flag::default());
         let waker = Waker::from(flag.clone());
         assert!(Pin::new(&mut turn).poll(&mut Context::from_waker(&waker)).is_pending());
@@ -240,13 +260,32 @@ mod tests {
     fn first_come_first_served_and_the_line_is_bounded() {
         let queue = Queue::default();
         let waiters = [wait(&queue, 0), wait(&queue, 1), wait(&queue, 0)];
-        assert!(queue.join(0, 3).is_none());
+        assert!(queue.join(0, true, 3).is_none());
         queue.call_first(|_| true);
         queue.call_first(|_| true);
         assert_eq!((woken(&waiters), queue.waiting()), (vec![0, 1], 1));
         drop(waiters);
         assert_eq!(queue.waiting(), 0);
         queue.call_first(|_| true);
+    }
+
+    #[test]
+    fn whoever_may_try_a_server_goes_first_where_one_is_to_be_tried() {
+        let queue = Queue::default();
+        let mut turns =
+            [false, true, true].map(|may_try| (queue.join(0, may_try, 100).unwrap(), Arc::<Flag>::default()));
+        for (turn, flag) in &mut turns {
+            let waker = Waker::from(flag.clone());
+            assert!(Pin::new(turn).poll(&mut Context::from_waker(&waker)).is_pending());
+        }
+        queue.call_for_trial();
+        queue.call_for_trial();
+        assert_eq!(woken(&turns), [1], "one at a time");
+        let [first, second, third] = turns;
+        second.0.leave_served();
+        drop(third);
+        queue.call_for_trial();
+        assert!(first.1.0.load(Ordering::Acquire), "there is no other");
     }
 
     #[test]
@@ -347,7 +386,7 @@ mod tests {
     #[test]
     fn a_long_line_can_give_up_all_at_once() {
         let queue = Queue::default();
-        let mut waiters: Vec<_> = (0..100_000).map(|_| queue.join(0, usize::MAX).unwrap()).collect();
+        let mut waiters: Vec<_> = (0..100_000).map(|_| queue.join(0, true, usize::MAX).unwrap()).collect();
         let mut context = Context::from_waker(Waker::noop());
         assert!(waiters.iter_mut().all(|turn| Pin::new(turn).poll(&mut context).is_pending()));
         // From the back: a search from the front would take minutes.
@@ -361,8 +400,8 @@ mod tests {
         let called = wait(&queue, 0);
         queue.call_first(|_| true);
         assert!(queue.is_used() && queue.waiting() == 0);
-        let late = queue.join(1, 100).unwrap();
-        assert!(!late.is_first() && queue.join(1, 2).is_none());
+        let late = queue.join(1, true, 100).unwrap();
+        assert!(!late.is_first() && queue.join(1, true, 2).is_none());
         called.0.leave_served();
         assert!(late.is_first());
         drop(late);

@@ -202,7 +202,7 @@ fn narrow() -> (Arc<Group>, [Arc<Target>; 2]) {
 }
 
 fn lined_up(group: &Group, number: usize) -> Vec<Turn<'_>> {
-    (0..number).map(|_| group.queue.join(0, number).unwrap()).collect()
+    (0..number).map(|_| group.queue.join(0, true, number).unwrap()).collect()
 }
 
 #[test]
