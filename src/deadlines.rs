@@ -33,7 +33,8 @@ pub struct Deadlines {
 /// The waits of a worker's connections for the kernel, numbered as they begin.
 ///
 /// The loop hands over all operations that have begun before it takes what has been done. So once a wait has ended, what
-/// had begun before that wait is in the kernel's hands, and what had arrived for it by then has been told.
+/// had begun before that wait is in the kernel's hands. What had arrived for it by then has been told, where the kernel had no
+/// more to tell than it does at once (20 completions, since Linux 6.13): whoever must be sure asks.
 #[derive(Default)]
 pub(crate) struct Waits {
     begun: Cell<u64>,
