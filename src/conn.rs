@@ -353,9 +353,10 @@ impl Watching {
         entries.get(self.0.key).and_then(|entry| entry.watch).is_some_and(|watch| watch.gone)
     }
 
-    /// It is this connection to a backend that the client waits for now, and that is reset where it goes away.
-    pub fn waits_for(&self, backend: &Conn) {
-        let backend = Some(backend.reader.registration.key);
+    /// It is this connection to a backend that the client waits for now, and that is reset where it goes away; `None` once that
+    /// is given up, since the next to come may have its entry.
+    pub fn waits_for(&self, backend: Option<&Conn>) {
+        let backend = backend.map(|backend| backend.reader.registration.key);
         self.0.set(|entry| entry.watch = entry.watch.map(|watch| Watch { backend, ..watch }));
     }
 }

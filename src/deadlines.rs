@@ -18,7 +18,7 @@ pub const SCAN_INTERVAL: Duration = Duration::from_millis(100);
 /// count against its peers.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// How long a client that has closed its sending side is still waited for while its backend is silent. Half a close is
+/// How long a client that has closed its sending side is still waited for while its backend is silent, or it has none yet. Half a close is
 /// legal after a whole request, but it looks the same as a whole one.
 pub const HALF_CLOSED_MAX: Duration = Duration::from_secs(1);
 
@@ -86,7 +86,7 @@ pub(crate) struct Watch {
     /// When the client's end of its sending was first seen, and the backend's deadline then: both sides have been silent
     /// as long as that deadline is still the same.
     pub(crate) ended: Option<(Micros, Micros)>,
-    /// The client has gone, and the backend's connection was reset.
+    /// The client has gone, and the backend's connection, where it had one, was reset.
     pub(crate) gone: bool,
 }
 

@@ -109,7 +109,7 @@ pub async fn exchange(
             Ok(lease) => lease,
             Err(why) => return why.outcome(body.is_done()),
         };
-        watching.waits_for(&lease.conn);
+        watching.waits_for(Some(&lease.conn));
         let sent = lease.conn.writer.send(&mut scratch.out, way.patience.response).await;
         if sent.result.is_err() {
             if watching.is_gone() {

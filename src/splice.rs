@@ -130,7 +130,7 @@ impl Pipe {
                 // A close is for the next read to find.
                 Ok(0) | Err(Errno::AGAIN) => return Ok(()),
                 Ok(taken) => taken,
-                Err(Errno::NOMEM) if moved.pieces == 0 => return Ok(()),
+                Err(Errno::NOMEM) => return Ok(()),
                 // A socket hands out what has arrived before it tells of its end: so the first is not about the socket.
                 Err(error) if moved.pieces == 0 => return Err(Trouble::Refused(error)),
                 Err(_) => return Err(Trouble::Side(Broken::From)),

@@ -7,7 +7,7 @@
 
 use super::dial::{Dialer, Receive, Transmit, ask, auth, bounded, fill};
 use super::error::Remedy;
-use super::pipeline::{EVE, Pipeline};
+use super::pipeline::{EVE, Pipeline, RESUMED};
 use super::resp::{self, Reply};
 use super::{Address, Credentials, Place, Version, sentinel};
 use crate::deadlines::has_unread;
@@ -110,7 +110,8 @@ async fn attempt(server: &Server, opener: &Opener) -> io::Result<()> {
         }
         (Address::Tcp { host, port }, Some(tls)) => {
             let stream = dialer.tcp(host, *port, turn).await?;
-            let stream = bounded(tls.open(host, stream)).await?;
+            let opened = bounded(tls.open(host, stream)).await;
+            let stream = opened.inspect_err(|_| dialer.look_up_again(&found))?;
             live(stream.as_raw_fd(), (stream.reader, stream.writer), server, opener).await
         }
     };
@@ -223,6 +224,9 @@ async fn read_replies(reader: &mut impl Receive, server: &Server, is_cluster: bo
         if read? == 0 {
             return Err(io::Error::other("the server closed the connection"));
         }
+        if input.len() < input.capacity() {
+            pipeline.has_read();
+        }
         let mut used = 0;
         while let Some(parsed) = resp::parse(&input[used..]).map_err(io::Error::other)? {
             let text = used + parsed.error_text.0..used + parsed.error_text.1;
@@ -270,7 +274,7 @@ async fn watch(pipeline: &Pipeline, fd: RawFd) -> io::Result<()> {
         }
         if stalled.is_some_and(|at| at <= present) {
             // Perhaps it was this process that stopped: then the answers are read until the next look.
-            stalled = Some(present.after(EVE));
+            stalled = Some(present.after(RESUMED));
         }
         was_stalled = is_stalled;
         let look_again = next.into_iter().chain(stalled).min();

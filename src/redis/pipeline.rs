@@ -1,7 +1,7 @@
 //! Commands on their way to one server, and who waits for their replies.
 //!
 //! Replies come in the order of the commands. A command that nobody waits for any more still takes its own reply, so
-//! that no other gets it. Nobody waits past the deadline, nor while the breaker is open: then a command now and
+//! that no other gets it. Nobody waits past the deadline for what the server has not sent by then, nor while the breaker is open: then a command now and
 //! then goes as a probe. Pure: wakers and buffers, no socket; time is an argument.
 
 use super::Fault;
@@ -12,7 +12,7 @@ use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::mem::{replace, take};
+use std::mem::take;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -79,6 +79,8 @@ pub(super) struct Pipeline {
     has_earlier: Cell<bool>,
     /// The time of the last reply, to whatever.
     heard: Cell<Micros>,
+    /// Reads that have taken all there was.
+    reads: Cell<u64>,
     /// Until then it has been counted that the server is slow.
     slow_until: Cell<Micros>,
     breaker: Cell<Breaker>,
@@ -93,8 +95,10 @@ struct Slot {
     deadline: Micros,
     /// When it was asked, then when that was written: since when the server is waited for.
     since: Micros,
-    /// It was looked at on the eve of its deadline, or later.
-    is_due: bool,
+    /// How long it may be.
+    patience: Duration,
+    /// It was looked at on the eve of its deadline, or later: after so many reads.
+    due: Option<u64>,
     is_queued: bool,
     is_abandoned: bool,
     is_probe: bool,
@@ -157,6 +161,7 @@ impl Pipeline {
             taken: Cell::new(0),
             sent: Cell::new(0),
             heard: Cell::default(),
+            reads: Cell::default(),
             slow_until: Cell::default(),
             breaker: Cell::default(),
             deadline,
@@ -246,7 +251,8 @@ impl Pipeline {
             waker: None,
             deadline,
             since: now,
-            is_due: false,
+            patience: deadline.since(now),
+            due: None,
             is_queued: true,
             is_abandoned: is_probe,
             is_probe,
@@ -350,7 +356,7 @@ impl Pipeline {
     }
 
     /// Tells the askers whose deadline has passed; gives when to look again. Nobody is told before a second look: a worker
-    /// that was stopped or busy comes late itself. Nor while there are replies that it has not read yet (`has_unread`).
+    /// that was stopped or busy comes late itself. Nor before what had come by the first has been read (`has_unread`).
     pub fn expire(&self, now: Micros, has_unread: impl Fn() -> bool) -> Option<Micros> {
         let mut next: Option<Micros> = None;
         let mut change = None;
@@ -358,8 +364,11 @@ impl Pipeline {
         let mut slots = self.slots.borrow_mut();
         for &key in self.queue.borrow().iter() {
             let Some(slot) = slots.get_mut(key).filter(|slot| slot.is_open()) else { continue };
-            let look_again = slot.look(now, self.deadline.min(RESUMED));
-            let look_again = look_again.or_else(|| unread.get_or_insert_with(&has_unread).then(|| now.after(EVE)));
+            let reads = self.reads.get();
+            let look_again = slot.look(now, self.deadline.min(RESUMED), reads).or_else(|| {
+                let may_be_there = slot.due == Some(reads) && *unread.get_or_insert_with(&has_unread);
+                may_be_there.then(|| now.after(EVE))
+            });
             if let Some(at) = look_again {
                 next = Some(next.map_or(at, |earliest| earliest.min(at)));
                 continue;
@@ -395,16 +404,21 @@ impl Pipeline {
         self.out.replace(spare)
     }
 
+    /// A read has taken all there was.
+    pub fn has_read(&self) {
+        self.reads.set(self.reads.get() + 1);
+    }
+
     /// The batch has been written. How long its commands waited for that is no fault of the server's: their deadlines come
     /// so much later.
     pub fn written(&self, now: Micros) {
         let queue = self.queue.borrow();
         let mut slots = self.slots.borrow_mut();
         for &key in queue.iter().take(self.taken.get()).skip(self.sent.replace(self.taken.get())) {
-            if let Some(slot) = slots.get_mut(key) {
-                slot.deadline = slot.deadline.after(now.since(slot.since));
+            if let Some(slot) = slots.get_mut(key).filter(|slot| slot.is_open()) {
+                slot.deadline = now.after(slot.patience);
                 slot.since = now;
-                slot.is_due = false;
+                slot.due = None;
             }
         }
     }
@@ -480,12 +494,13 @@ impl Slot {
 
     /// Looks at its deadline: when to do so again, or `None` where it has passed. Whoever comes too late to the first look
     /// leaves the server `resumed`, once.
-    fn look(&mut self, now: Micros, resumed: Duration) -> Option<Micros> {
+    fn look(&mut self, now: Micros, resumed: Duration, reads: u64) -> Option<Micros> {
         let eve = self.deadline.before(EVE);
         if eve > now {
             return Some(eve);
         }
-        if !replace(&mut self.is_due, true) {
+        if self.due.is_none() {
+            self.due = Some(reads);
             let rest = if self.deadline < now { resumed } else { EVE };
             self.deadline = self.deadline.max(now.after(rest));
         }

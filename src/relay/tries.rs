@@ -84,6 +84,9 @@ impl<'g> Tries<'g> {
 
     /// A connection to a server that takes one, with a buffer, for as long as the client waits for it.
     pub async fn open(&mut self, client: &Watching) -> Result<Lease, NotOpened> {
+        if self.attempts.tried() > 0 {
+            client.waits_for(None);
+        }
         loop {
             let Room { chosen, permit } = match self.chosen.clone() {
                 Some(chosen) => Room { chosen, permit: self.permit.take() },
