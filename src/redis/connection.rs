@@ -7,7 +7,7 @@
 
 use super::dial::{Dialer, Receive, Transmit, ask, auth, bounded, fill};
 use super::error::Remedy;
-use super::pipeline::{EVE, Pipeline, RESUMED};
+use super::pipeline::{Pipeline, RESUMED, TICK};
 use super::resp::{self, Reply};
 use super::{Address, Credentials, Place, Version, sentinel};
 use crate::deadlines::has_unread;
@@ -282,7 +282,7 @@ async fn watch(pipeline: &Pipeline, fd: RawFd) -> io::Result<()> {
         match look_again {
             Some(at) => {
                 // The runtime's timer counts milliseconds.
-                let pause = at.since(present).max(EVE);
+                let pause = at.since(present).max(TICK);
                 monoio::select! {
                     () = monoio::time::sleep(pause) => {}
                     () = pipeline.earlier_deadline() => {}

@@ -21,8 +21,12 @@ use std::time::Duration;
 /// Commands that may wait for a reply on one connection; more are refused at once.
 pub const IN_FLIGHT_MAX: usize = 4096;
 
-/// So long before its deadline a command is looked at first: what has come by then is read before the deadline is.
-pub const EVE: Duration = Duration::from_millis(1);
+/// So long before its deadline a command is looked at first, which the runtime's timer makes a millisecond or two later: what
+/// has come by then is read before it is looked at again.
+pub const EVE: Duration = Duration::from_millis(2);
+
+/// The time between two looks: what the runtime's timer counts.
+pub const TICK: Duration = Duration::from_millis(1);
 
 /// What a server has to answer in after a pause of this process, during which a command may not have gone out.
 pub const RESUMED: Duration = Duration::from_millis(5);
@@ -367,7 +371,7 @@ impl Pipeline {
             let reads = self.reads.get();
             let look_again = slot.look(now, self.deadline.min(RESUMED), reads).or_else(|| {
                 let may_be_there = slot.due == Some(reads) && *unread.get_or_insert_with(&has_unread);
-                may_be_there.then(|| now.after(EVE))
+                may_be_there.then(|| now.after(TICK))
             });
             if let Some(at) = look_again {
                 next = Some(next.map_or(at, |earliest| earliest.min(at)));
@@ -501,7 +505,7 @@ impl Slot {
         }
         if self.due.is_none() {
             self.due = Some(reads);
-            let rest = if self.deadline < now { resumed } else { EVE };
+            let rest = if self.deadline.after(EVE) < now { resumed } else { TICK };
             self.deadline = self.deadline.max(now.after(rest));
         }
         (self.deadline > now).then_some(self.deadline)

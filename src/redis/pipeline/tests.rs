@@ -92,7 +92,7 @@ fn who_looks_late_leaves_the_server_some_time_but_once() {
     let resumed = late.after(RESUMED);
     assert_eq!(pipeline.expire(late, || false), Some(resumed));
     let later = resumed.after(DEADLINE);
-    assert_eq!(pipeline.expire(later, || true), Some(later.after(EVE)), "replies wait to be read");
+    assert_eq!(pipeline.expire(later, || true), Some(later.after(TICK)), "replies wait to be read");
     // What comes now has come too late.
     pipeline.has_read();
     assert_eq!(pipeline.expire(later, || true), None);
