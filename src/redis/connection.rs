@@ -88,7 +88,7 @@ pub(super) async fn keep_connected(server: Rc<Server>, opener: Rc<Opener>) {
     }
 }
 
-/// Connects, and keeps the connection until it breaks.
+/// Finds the server and reaches it.
 async fn attempt(server: &Server, opener: &Opener) -> io::Result<()> {
     let dialer = &opener.dialer;
     let turn = server.turn.get();
@@ -99,7 +99,18 @@ async fn attempt(server: &Server, opener: &Opener) -> io::Result<()> {
         }
         (None, Place::Server(_) | Place::Cluster(_)) => return Err(io::Error::other("a server without an address")),
     };
-    let lived = match (&found, &dialer.tls) {
+    let lived = reach(&found, server, opener).await;
+    if lived.is_err() {
+        dialer.look_up_again(&found);
+    }
+    lived
+}
+
+/// Connects to the server at this address, and keeps the connection until it breaks.
+async fn reach(found: &Address, server: &Server, opener: &Opener) -> io::Result<()> {
+    let dialer = &opener.dialer;
+    let turn = server.turn.get();
+    match (found, &dialer.tls) {
         (Address::Unix(path), _) => {
             let stream = bounded(UnixStream::connect(path)).await?;
             live(stream.as_raw_fd(), stream.into_split(), server, opener).await
@@ -110,15 +121,10 @@ async fn attempt(server: &Server, opener: &Opener) -> io::Result<()> {
         }
         (Address::Tcp { host, port }, Some(tls)) => {
             let stream = dialer.tcp(host, *port, turn).await?;
-            let opened = bounded(tls.open(host, stream)).await;
-            let stream = opened.inspect_err(|_| dialer.look_up_again(&found))?;
+            let stream = bounded(tls.open(host, stream)).await?;
             live(stream.as_raw_fd(), (stream.reader, stream.writer), server, opener).await
         }
-    };
-    if lived.is_err() {
-        dialer.look_up_again(&found);
     }
-    lived
 }
 
 /// Asks the sentinels one after the other, each time another one first.

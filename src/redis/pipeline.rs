@@ -1,8 +1,8 @@
 //! Commands on their way to one server, and who waits for their replies.
 //!
 //! Replies come in the order of the commands. A command that nobody waits for any more still takes its own reply, so
-//! that no other gets it. Nobody waits past the deadline for what the server has not sent by then, nor while the breaker is open: then a command now and
-//! then goes as a probe. Pure: wakers and buffers, no socket; time is an argument.
+//! that no other gets it. Nobody waits past the deadline for what the server has not sent by then, nor while the breaker
+//! is open: then a command now and then goes as a probe. Pure: wakers and buffers, no socket; time is an argument.
 
 use super::Fault;
 use super::breaker::{Breaker, Change, Permit};
@@ -23,7 +23,7 @@ pub const IN_FLIGHT_MAX: usize = 4096;
 
 /// So long before its deadline a command is looked at first, which the runtime's timer makes a millisecond or two later: what
 /// has come by then is read before it is looked at again.
-pub const EVE: Duration = Duration::from_millis(2);
+const EVE: Duration = Duration::from_millis(2);
 
 /// The time between two looks: what the runtime's timer counts.
 pub const TICK: Duration = Duration::from_millis(1);
@@ -67,9 +67,8 @@ pub(super) struct Pipeline {
     has_answered: Cell<bool>,
     digest: RefCell<Vec<u8>>,
     out: RefCell<Vec<u8>>,
-    /// Commands in `out`.
-    asked: Cell<u64>,
-    /// Of the commands that are owed a reply, the first so many are in a batch, and the first so many have been written.
+    /// Of the commands that are owed a reply, the first so many are in a batch (the others in `out`), and the first so many
+    /// have been written.
     taken: Cell<usize>,
     sent: Cell<usize>,
     slots: RefCell<Slab<Slot>>,
@@ -155,7 +154,6 @@ impl Pipeline {
             first_try: RefCell::default(),
             digest: RefCell::default(),
             out: RefCell::default(),
-            asked: Cell::default(),
             slots: RefCell::default(),
             queue: RefCell::default(),
             writer: RefCell::default(),
@@ -248,7 +246,6 @@ impl Pipeline {
         write: impl FnOnce(Purpose, &[u8], &mut Vec<u8>),
     ) -> usize {
         write(purpose, &self.digest.borrow(), &mut self.out.borrow_mut());
-        self.asked.set(self.asked.get() + 1);
         let is_probe = purpose == Purpose::Probe;
         let key = self.slots.borrow_mut().insert(Slot {
             outcome: None,
@@ -330,7 +327,6 @@ impl Pipeline {
         self.out.borrow_mut().clear();
         self.taken.set(0);
         self.sent.set(0);
-        self.asked.set(0);
         let waiting = take(&mut *self.queue.borrow_mut());
         for key in waiting {
             self.settle(key, Err(Fault::Disconnected));
@@ -403,8 +399,9 @@ impl Pipeline {
     /// Takes what was asked since the last time, once there is something; gives `spare` for what will be.
     pub async fn batch(&self, spare: Vec<u8>) -> Vec<u8> {
         until(&self.writer, || !self.out.borrow().is_empty()).await;
-        self.observer.writes(self.asked.take());
-        self.taken.set(self.queue.borrow().len());
+        let owed = self.queue.borrow().len();
+        let asked = owed.saturating_sub(self.taken.replace(owed));
+        self.observer.writes(asked as u64);
         self.out.replace(spare)
     }
 
