@@ -136,36 +136,20 @@ impl Registration {
 
     fn read_within(&self, after: Duration) {
         let due = self.due(after);
-        self.set(|entry| {
-            if !matches!(entry.read, Due::Passed) {
-                entry.read = due;
-            }
-        });
+        self.set(|entry| entry.read.change(due));
     }
 
     fn read_whenever(&self) {
-        self.set(|entry| {
-            if !matches!(entry.read, Due::Passed) {
-                entry.read = Due::Never;
-            }
-        });
+        self.set(|entry| entry.read.change(Due::Never));
     }
 
     fn write_within(&self, after: Duration) {
         let due = self.due(after);
-        self.set(|entry| {
-            if !matches!(entry.write, Due::Passed) {
-                entry.write = due;
-            }
-        });
+        self.set(|entry| entry.write.change(due));
     }
 
     fn write_whenever(&self) {
-        self.set(|entry| {
-            if !matches!(entry.write, Due::Passed) {
-                entry.write = Due::Never;
-            }
-        });
+        self.set(|entry| entry.write.change(Due::Never));
     }
 
     /// What this error of a send says of the connection. That nothing more is taken is no break: a close may have come before.
@@ -531,7 +515,7 @@ impl Drop for Reader {
     }
 }
 
-/// Sets the deadlines of a connection that is in use elsewhere.
+/// The deadlines and the watch of a connection that is in use elsewhere.
 pub struct Timer(Rc<Registration>);
 
 impl Timer {

@@ -18,8 +18,8 @@ pub const SCAN_INTERVAL: Duration = Duration::from_millis(100);
 /// count against its peers.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// How long a client that has closed its sending side is still waited for while its backend is silent, or it has none yet. Half a close is
-/// legal after a whole request, but it looks the same as a whole one.
+/// How long a client that has closed its sending side is still waited for while its backend is silent, or it has none yet.
+/// Half a close is legal after a whole request, but it looks the same as a whole one.
 pub const HALF_CLOSED_MAX: Duration = Duration::from_secs(1);
 
 /// The deadlines of a worker's connections.
@@ -104,6 +104,13 @@ impl Due {
         match self {
             Due::At(due) => Some(due),
             Due::Never | Due::Passed => None,
+        }
+    }
+
+    /// Becomes `due`, unless it has passed: then the connection has been shut.
+    pub(crate) fn change(&mut self, due: Due) {
+        if !matches!(self, Due::Passed) {
+            *self = due;
         }
     }
 
