@@ -261,20 +261,27 @@ fn a_large_upload_that_stops_is_the_clients_fault_and_one_that_is_not_taken_the_
     assert_eq!((response.status, response.json()["blame"].as_str()), (504, Some("upstream")));
 }
 
-#[test]
-fn an_early_response_goes_on_though_nobody_takes_the_upload() {
-    const LENGTH: usize = 32 * MIB;
-    const BITS: usize = 12;
-    let origin = Origin::new(|mut stream, _| {
+/// What a slow refusal says, piece by piece.
+const BITS: usize = 12;
+
+/// A backend that refuses an upload at its head, and says so in a body that takes its time.
+fn refusing_slowly(pause: Duration) -> Origin {
+    Origin::new(move |mut stream, _| {
         read_head(&mut stream).unwrap();
         write!(stream, "HTTP/1.1 413 Too Much\r\nContent-Length: {BITS}\r\n\r\n").unwrap();
         for _ in 0..BITS {
-            std::thread::sleep(Duration::from_millis(100));
+            std::thread::sleep(pause);
             stream.write_all(b".").unwrap();
         }
         // The gateway closes when it has all of it.
         while stream.read(&mut [0; 4096]).is_ok_and(|got| got > 0) {}
-    });
+    })
+}
+
+#[test]
+fn an_early_response_goes_on_though_nobody_takes_the_upload() {
+    const LENGTH: usize = 32 * MIB;
+    let origin = refusing_slowly(Duration::from_millis(100));
     let patience = "timeouts = { response = \"500ms\" }\nservers = [";
     let gateway = Gateway::start(&config("", &[origin.address], "").replace("servers = [", patience));
     for framing in [format!("Content-Length: {LENGTH}"), "Transfer-Encoding: chunked".into()] {
@@ -319,15 +326,7 @@ fn a_response_that_only_the_close_would_end_is_not_whole_where_a_reset_ends_it_a
 
 #[test]
 fn an_answer_that_has_begun_goes_on_where_its_client_stops_sending() {
-    const BITS: usize = 12;
-    let origin = Origin::new(|mut stream, _| {
-        read_head(&mut stream).unwrap();
-        write!(stream, "HTTP/1.1 413 Too Much\r\nContent-Length: {BITS}\r\n\r\n").unwrap();
-        for _ in 0..BITS {
-            std::thread::sleep(Duration::from_millis(50));
-            stream.write_all(b".").unwrap();
-        }
-    });
+    let origin = refusing_slowly(Duration::from_millis(50));
     let gateway = gateway("", &origin);
     let mut client = Client::connect(gateway.address);
     client.send(post(0, 1000)).send("abc");
