@@ -114,7 +114,7 @@ fn a_pause_of_the_gateway_is_no_fault_of_the_store() {
 #[test]
 fn a_gateway_that_has_too_much_to_do_does_not_blame_the_store() {
     const CLIENTS: usize = 400;
-    const ROUNDS_MAX: usize = 10;
+    const ROUNDS_MAX: usize = 60;
     let redis = Redis::start();
     let rest = format!("[store]\nurl = \"{}\"\n{}", redis.url(), limit("x", "\"user\"", 100));
     let gateway = Gateway::start(&config("", &[backend()], &rest).replace("workers = 2", "workers = 1"));
