@@ -1,7 +1,7 @@
 //! Charging a sheet in Redis: in one step where one server has all its buckets, else in two.
 //!
 //! The script is called by its digest; where the server does not know it (restart, failover, SCRIPT FLUSH), the same
-//! question is asked once more with the script itself, and where another server of a cluster has the keys, that one is
+//! question is asked once more, the first of several with the script itself, and where another server of a cluster has the keys, that one is
 //! asked. No other command is ever asked twice: NOSCRIPT, MOVED, ASK and TRYAGAIN say that nothing was executed.
 //!
 //! No one step can charge buckets of two slots. So each server is first asked whether its buckets would allow the request,
@@ -16,9 +16,11 @@ use super::{APPLIED_MAX, StoreFault};
 use crate::redis::client::{Client, To};
 use crate::redis::cluster::slot_of;
 use crate::redis::error::ServerError;
-use crate::redis::pipeline::Answer;
+use crate::redis::pipeline::{Answer, Answered};
 use crate::redis::resp::{Numbers, Reply};
 use crate::time::Micros;
+use std::cell::Cell;
+use std::time::Duration;
 
 /// Answers that say "elsewhere" or "with the script" before a question is given up: a slot that moves while its new server
 /// has lost the script takes three.
@@ -36,9 +38,8 @@ pub(super) async fn charge(
     ask: Option<&Ask>,
     now: Micros,
 ) -> Result<Told, StoreFault> {
-    let deadline = client.deadline_from(now);
     let all = Part::all(sheet.applied().len());
-    let charging = Charging { client, policy, deadline };
+    let charging = Charging { client, policy, left: Cell::new(client.deadline()) };
     if client.is_cluster() {
         let parts = Parts::by_slot(sheet);
         if parts.count > 1 {
@@ -100,7 +101,8 @@ type Asked = Result<(To, Answer), StoreFault>;
 struct Charging<'c> {
     client: &'c Client,
     policy: &'c Policy,
-    deadline: Micros,
+    /// Of the time that servers may take for all that is asked. What the gateway itself takes in between does not count.
+    left: Cell<Duration>,
 }
 
 impl Charging<'_> {
@@ -179,8 +181,8 @@ impl Charging<'_> {
             script::command(b"EVALSHA", digest, purpose, self.policy, sheet, question, out);
         };
         let answer = match now {
-            Some(now) => self.client.ask(&to, now, self.deadline, write)?,
-            None => self.client.ask_next(&to, self.deadline, write)?,
+            Some(now) => self.client.ask(&to, now, self.left.get(), write)?,
+            None => self.client.ask_next(&to, self.left.get(), write)?,
         };
         Ok((to, answer))
     }
@@ -200,25 +202,35 @@ impl Charging<'_> {
         mut to: To,
         answer: Answer,
     ) -> Result<Numbers, StoreFault> {
-        let mut reply = answer.await?;
-        let mut is_known = true;
-        for _ in 0..HOPS_MAX {
-            match reply {
+        let mut answered = self.heard(answer).await?;
+        let mut brings_script = false;
+        for hop in 0..HOPS_MAX {
+            match answered.reply {
                 Reply::Numbers(numbers) => return Ok(numbers),
-                Reply::Error(ServerError::NoScript) if is_known => is_known = false,
+                Reply::Error(ServerError::NoScript) if !brings_script => {
+                    brings_script = to.brings_script(&answered) || hop > 0;
+                }
                 Reply::Redirect(redirect) if self.client.is_cluster() => {
-                    to = self.client.follow(&redirect, &to, self.deadline).await?;
+                    let left;
+                    (to, left) = self.client.follow(&redirect, &to, self.left.get()).await?;
+                    self.left.set(left);
                 }
                 Reply::Redirect(_) => return Err(StoreFault::Server(ServerError::Moved)),
                 Reply::Error(error) => return Err(StoreFault::Server(error)),
                 Reply::Other | Reply::Unasked => return Err(StoreFault::Protocol),
             }
-            let write = |purpose, digest: &[u8], out: &mut Vec<u8>| match is_known {
-                true => script::command(b"EVALSHA", digest, purpose, self.policy, sheet, question, out),
-                false => script::command(b"EVAL", TEXT.as_bytes(), purpose, self.policy, sheet, question, out),
+            let write = |purpose, digest: &[u8], out: &mut Vec<u8>| match brings_script {
+                false => script::command(b"EVALSHA", digest, purpose, self.policy, sheet, question, out),
+                true => script::command(b"EVAL", TEXT.as_bytes(), purpose, self.policy, sheet, question, out),
             };
-            reply = self.client.ask_next(&to, self.deadline, write)?.await?;
+            answered = self.heard(self.client.ask_next(&to, self.left.get(), write)?).await?;
         }
         Err(StoreFault::Server(ServerError::Moved))
+    }
+
+    async fn heard(&self, answer: Answer) -> Result<Answered, StoreFault> {
+        let answered = answer.await?;
+        self.left.set(self.left.get().min(answered.left));
+        Ok(answered)
     }
 }

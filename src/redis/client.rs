@@ -7,7 +7,7 @@
 use super::cluster::{Map, Redirect, SERVERS_MAX, SLOTS, primaries, slot_of};
 use super::connection::{Opener, Server, keep_connected};
 use super::dial::{Dialer, OPEN_TIMEOUT};
-use super::pipeline::{Answer, Observer, Pipeline, Purpose, Signal};
+use super::pipeline::{Answer, Answered, Observer, Pipeline, Purpose, Signal};
 use super::{Address, Fault, Place};
 use crate::time::{Micros, now};
 use std::cell::{Cell, RefCell};
@@ -48,6 +48,13 @@ enum Servers {
 pub struct To {
     server: Rc<Server>,
     asking: bool,
+}
+
+impl To {
+    /// Whether the script goes with the next question, after this answer that it is unknown.
+    pub fn brings_script(&self, unknown: &Answered) -> bool {
+        self.server.pipeline.brings_script(unknown)
+    }
 }
 
 impl Client {
@@ -92,9 +99,9 @@ impl Client {
         let _ = monoio::time::timeout(OPEN_TIMEOUT, attempts).await;
     }
 
-    /// When a question asked now must have its answer.
-    pub fn deadline_from(&self, now: Micros) -> Micros {
-        now.after(self.deadline)
+    /// How long the servers may take to answer a question, those that follow from it included.
+    pub fn deadline(&self) -> Duration {
+        self.deadline
     }
 
     /// Whether two keys may belong to two servers.
@@ -111,34 +118,36 @@ impl Client {
         Ok(To { server, asking: false })
     }
 
-    /// Whom to ask instead, after this answer of `asked`. Waits, until `deadline`, for a connection that there has not been.
-    pub async fn follow(&self, redirect: &Redirect, asked: &To, deadline: Micros) -> Result<To, Fault> {
+    /// Whom to ask instead, after this answer of `asked`. Waits for a connection that there has not been; gives what is left
+    /// of the time that there was.
+    pub async fn follow(&self, redirect: &Redirect, asked: &To, left: Duration) -> Result<(To, Duration), Fault> {
         let (Servers::Cluster(cluster), Some(address)) = (&self.servers, &asked.server.address) else {
             return Err(Fault::Disconnected);
         };
         let server = cluster.redirected(redirect, address).ok_or(Fault::Overloaded)?;
-        let pipeline = &server.pipeline;
+        let (pipeline, start) = (&server.pipeline, now());
         // Not having been in time is told by the question that follows, and by the breaker to those after.
         if !pipeline.is_broken() {
             // Boxed: a timer takes up a kilobyte.
-            let tried = Box::pin(monoio::time::timeout(deadline.since(now()), pipeline.tried())).await;
+            let tried = Box::pin(monoio::time::timeout(left, pipeline.tried())).await;
             if tried.is_err() {
                 pipeline.missed(now());
             }
         }
-        Ok(To { server, asking: redirect.asking })
+        let left = left.saturating_sub(now().since(start));
+        Ok((To { server, asking: redirect.asking }, left))
     }
 
     /// Asks with one command, which `write` appends to the batch (it is given its purpose and the script's digest). The
-    /// command is sent whether or not the answer is waited for.
+    /// command is sent whether or not the answer is waited for; the server has `patience` for it.
     pub fn ask(
         &self,
         to: &To,
         now: Micros,
-        deadline: Micros,
+        patience: Duration,
         write: impl FnOnce(Purpose, &[u8], &mut Vec<u8>),
     ) -> Result<Answer, Fault> {
-        let asked = to.server.pipeline.ask(now, deadline, to.asking, write);
+        let asked = to.server.pipeline.ask(now, patience, to.asking, write);
         if let (Servers::Cluster(cluster), Err(Fault::Disconnected | Fault::Broken)) = (&self.servers, &asked) {
             // Perhaps another has its slots by now.
             cluster.stale.happen();
@@ -146,18 +155,16 @@ impl Client {
         asked
     }
 
-    /// As [`Client::ask`] at this moment, for a command that follows another: it is not sent where the deadline has passed
-    /// meanwhile.
+    /// As [`Client::ask`] at this moment, for a command that follows another: it is not sent where no time is left.
     pub fn ask_next(
         &self,
         to: &To,
-        deadline: Micros,
+        left: Duration,
         write: impl FnOnce(Purpose, &[u8], &mut Vec<u8>),
     ) -> Result<Answer, Fault> {
-        let present = now();
-        match present >= deadline {
+        match left.is_zero() {
             true => Err(Fault::Timeout),
-            false => self.ask(to, present, deadline, write),
+            false => self.ask(to, now(), left, write),
         }
     }
 

@@ -66,6 +66,9 @@ pub(super) struct Pipeline {
     /// A decision has been answered since the connection was opened.
     has_answered: Cell<bool>,
     digest: RefCell<Vec<u8>>,
+    /// Commands so far, and the one of them that has brought the script again.
+    asked: Cell<u64>,
+    script_by: Cell<u64>,
     out: RefCell<Vec<u8>>,
     /// Of the commands that are owed a reply, the first so many are in a batch (the others in `out`), and the first so many
     /// have been written.
@@ -93,12 +96,13 @@ pub(super) struct Pipeline {
 
 /// Where a reply goes.
 struct Slot {
+    number: u64,
     outcome: Option<Result<Reply, Fault>>,
     waker: Option<Waker>,
     deadline: Micros,
     /// When it was asked, then when that was written: since when the server is waited for.
     since: Micros,
-    /// How long it may be.
+    /// How long it may be; once there is a reply, how much of that is left.
     patience: Duration,
     /// It was looked at on the eve of its deadline, or later: after so many reads.
     due: Option<u64>,
@@ -115,8 +119,19 @@ pub struct Answer {
     key: usize,
 }
 
+/// A reply in time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// What the server said.
+    pub reply: Reply,
+    /// How long it may take for a question that has to follow: the rest of its time.
+    pub left: Duration,
+    /// Which command of the pipeline it answers.
+    number: u64,
+}
+
 impl Future for Answer {
-    type Output = Result<Reply, Fault>;
+    type Output = Result<Answered, Fault>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut slots = self.pipeline.slots.borrow_mut();
@@ -124,7 +139,9 @@ impl Future for Answer {
             return Poll::Ready(Err(Fault::Disconnected));
         };
         match slot.outcome.take() {
-            Some(outcome) => Poll::Ready(outcome),
+            Some(outcome) => {
+                Poll::Ready(outcome.map(|reply| Answered { reply, left: slot.patience, number: slot.number }))
+            }
             None => {
                 slot.waker = Some(context.waker().clone());
                 Poll::Pending
@@ -153,6 +170,8 @@ impl Pipeline {
             has_answered: Cell::new(false),
             first_try: RefCell::default(),
             digest: RefCell::default(),
+            asked: Cell::new(0),
+            script_by: Cell::new(0),
             out: RefCell::default(),
             slots: RefCell::default(),
             queue: RefCell::default(),
@@ -189,11 +208,12 @@ impl Pipeline {
     }
 
     /// Asks with one command, which `write` appends to the batch (it is given its purpose and the script's digest). The
-    /// reply may be waited for, to `deadline` at most. `asking` announces that the server need not have the slot for good.
+    /// reply may be waited for; the server has `patience` for it. `asking` announces that the server need not have the slot
+    /// for good.
     pub fn ask(
         self: &Rc<Pipeline>,
         now: Micros,
-        deadline: Micros,
+        patience: Duration,
         asking: bool,
         write: impl FnOnce(Purpose, &[u8], &mut Vec<u8>),
     ) -> Result<Answer, Fault> {
@@ -206,32 +226,42 @@ impl Pipeline {
         match self.with_breaker(|breaker| breaker.ask(now)) {
             Permit::Refused => Err(Fault::Broken),
             Permit::Probe => {
-                self.push(Purpose::Probe, now, now.after(self.deadline), write);
+                self.push(Purpose::Probe, now, self.deadline, write);
                 Err(Fault::Broken)
             }
             Permit::Ask => {
                 if asking {
-                    self.push_unheard(now, deadline, |out| {
+                    self.push_unheard(now, patience, |out| {
                         resp::push_array(out, 1);
                         resp::push_bulk(out, b"ASKING");
                     });
                 }
-                let key = self.push(Purpose::Decision, now, deadline, write);
+                let key = self.push(Purpose::Decision, now, patience, write);
                 Ok(Answer { pipeline: self.clone(), key })
             }
         }
     }
 
+    /// Whether the next command has to bring the script, after this answer that the server does not know it: not where another
+    /// has brought it since, which makes thousands of commands that meet a new server large ones.
+    pub fn brings_script(&self, unknown: &Answered) -> bool {
+        let is_first = self.script_by.get() <= unknown.number;
+        if is_first {
+            self.script_by.set(self.asked.get() + 1);
+        }
+        is_first
+    }
+
     /// Sends one command that nobody waits for; not while nobody would be waited for anyway.
     pub fn post(&self, now: Micros, write: impl FnOnce(&mut Vec<u8>)) {
         if self.is_up.get() && !self.is_broken() && self.queue.borrow().len() < IN_FLIGHT_MAX {
-            self.push_unheard(now, now.after(self.deadline), write);
+            self.push_unheard(now, self.deadline, write);
         }
     }
 
     /// Writes a command whose reply nobody waits for.
-    fn push_unheard(&self, now: Micros, deadline: Micros, write: impl FnOnce(&mut Vec<u8>)) {
-        let key = self.push(Purpose::Decision, now, deadline, |_, _, out| write(out));
+    fn push_unheard(&self, now: Micros, patience: Duration, write: impl FnOnce(&mut Vec<u8>)) {
+        let key = self.push(Purpose::Decision, now, patience, |_, _, out| write(out));
         if let Some(slot) = self.slots.borrow_mut().get_mut(key) {
             slot.is_abandoned = true;
             slot.is_unheard = true;
@@ -242,17 +272,20 @@ impl Pipeline {
         &self,
         purpose: Purpose,
         now: Micros,
-        deadline: Micros,
+        patience: Duration,
         write: impl FnOnce(Purpose, &[u8], &mut Vec<u8>),
     ) -> usize {
+        let deadline = now.after(patience);
         write(purpose, &self.digest.borrow(), &mut self.out.borrow_mut());
         let is_probe = purpose == Purpose::Probe;
+        self.asked.set(self.asked.get() + 1);
         let key = self.slots.borrow_mut().insert(Slot {
+            number: self.asked.get(),
             outcome: None,
             waker: None,
             deadline,
             since: now,
-            patience: deadline.since(now),
+            patience,
             due: None,
             is_queued: true,
             is_abandoned: is_probe,
@@ -301,8 +334,11 @@ impl Pipeline {
         self.heard.set(now);
         let is_good = !matches!(reply, Reply::Error(error) if error.is_of_the_store());
         // What comes late has been counted when its deadline passed, and is no good news: nobody waits that long.
-        let (is_probe, is_late) = match self.slots.borrow().get(key) {
-            Some(slot) => (slot.is_probe, slot.is_late(now)),
+        let (is_probe, is_late) = match self.slots.borrow_mut().get_mut(key) {
+            Some(slot) => {
+                slot.patience = slot.rest(now);
+                (slot.is_probe, slot.is_late(now))
+            }
             None => (false, true),
         };
         self.has_answered.set(self.has_answered.get() || !is_late);
@@ -506,6 +542,15 @@ impl Slot {
             self.deadline = self.deadline.max(now.after(rest));
         }
         (self.deadline > now).then_some(self.deadline)
+    }
+
+    /// What is left of the server's time when its reply is read. Nothing was taken of it where nobody has looked on the eve
+    /// of the deadline: the reply may have been there for long.
+    fn rest(&self, now: Micros) -> Duration {
+        match self.due {
+            None if self.deadline.before(EVE) < now => self.patience,
+            _ => self.deadline.since(now).max(TICK),
+        }
     }
 
     /// Tells the asker, who keeps what it was told first.

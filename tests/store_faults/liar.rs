@@ -1,13 +1,15 @@
 use super::{assert_requests_pass_unlimited, errors, gateway, until_limits_hold};
+use crate::support::fields::rate_limit;
 use crate::support::gateway::Gateway;
 use crate::support::origin::Origin;
 use crate::support::store::limit;
-use crate::support::until;
+use crate::support::{signal, suspend, until};
+use rustix::process::Signal;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 /// What the liar does with a decision; a false return ends the connection.
 type Lie = Box<dyn Fn(&mut TcpStream) -> bool + Send + Sync>;
@@ -268,6 +270,32 @@ fn errors_of_one_key() {
 #[test]
 fn a_script_that_is_never_known() {
     survives(|stream| say(stream, b"-NOSCRIPT No matching script.\r\n"));
+}
+
+/// The gateway stands still, for longer than the deadline, while it is told that the script is unknown: the question that
+/// follows has its time all the same.
+#[test]
+fn a_pause_does_not_count_against_the_question_that_follows() {
+    const DEADLINE: Duration = Duration::from_millis(500);
+    let told = Arc::new((AtomicU32::new(0), AtomicBool::new(false)));
+    let shared = told.clone();
+    let liar = Liar::start(move |stream| {
+        let process = shared.0.load(Ordering::SeqCst);
+        if !shared.1.swap(true, Ordering::SeqCst) {
+            suspend(process);
+            std::thread::sleep(DEADLINE + DEADLINE / 4);
+            let is_said = say(stream, b"-NOSCRIPT No matching script.\r\n");
+            signal(process, Signal::CONT);
+            return is_said;
+        }
+        say(stream, b"*1\r\n:0\r\n")
+    });
+    let store = format!("deadline = \"{DEADLINE:?}\"");
+    let gateway = gateway(&format!("redis://{}", liar.origin.address), &store, &limit("x", "\"user\"", 1));
+    gateway.until_store_connected();
+    told.0.store(gateway.process(), Ordering::SeqCst);
+    let answer = super::ask_as_new_user(gateway.address);
+    assert_eq!((rate_limit(&answer).len(), errors(&gateway, "timeout")), (1, 0.0), "{answer:?}");
 }
 
 /// Numbers beyond any bucket are no reason to fall.

@@ -1,10 +1,11 @@
 use super::{ask_as_new_user, assert_requests_pass_unlimited, gateway, under_load, until_limits_hold};
 use crate::support::client::Client;
 use crate::support::fields::{rate_limit, remaining};
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, config};
 use crate::support::redis::Redis;
-use crate::support::store::{Store, api_key, decisions, limit};
-use crate::support::until;
+use crate::support::store::{Store, api_key, backend, decisions, limit};
+use crate::support::{signal, suspend, until};
+use rustix::process::Signal;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 fn failed(gateway: &Gateway, outcome: &str) -> f64 {
@@ -106,6 +107,36 @@ fn where_limits_are_closed_requests_without_limits_pass() {
     let mut client = Client::connect(gateway.address);
     assert_eq!(client.get("/free", "").status, 200);
     assert_eq!(client.get("/api", "").status, 503);
+}
+
+/// A crowd that meets a Redis which has lost its scripts sends the script once, not once each.
+#[test]
+fn a_lost_script_is_sent_once() {
+    const CROWD: usize = 100;
+    let redis = Redis::start();
+    let rest = format!("[store]\nurl = \"{}\"\ndeadline = \"5s\"\n{}", redis.url(), limit("x", "\"user\"", 10));
+    let gateway = Gateway::start(&config("", &[backend()], &rest).replace("workers = 2", "workers = 1"));
+    until("the worker is connected to the store", || !gateway.log_of("store connected").is_empty());
+    let mut clients: Vec<Client> = (0..CROWD).map(|_| Client::connect(gateway.address)).collect();
+    redis::cmd("SCRIPT").arg("FLUSH").exec(&mut redis.connection()).unwrap();
+    suspend(gateway.process());
+    for (user, client) in clients.iter_mut().enumerate() {
+        client.send(format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", api_key(&user.to_string())));
+    }
+    signal(gateway.process(), Signal::CONT);
+    for client in &mut clients {
+        assert_eq!(remaining(&client.response(), "x"), 9);
+    }
+    let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut redis.connection()).unwrap();
+    assert_eq!(calls(&stats, "eval"), 1, "{stats}");
+    assert!(calls(&stats, "evalsha") > CROWD, "none met NOSCRIPT: {stats}");
+}
+
+/// How often Redis has been asked a command.
+fn calls(stats: &str, command: &str) -> usize {
+    let of = format!("cmdstat_{command}:calls=");
+    let count = stats.lines().find_map(|line| line.strip_prefix(&of)?.split(',').next());
+    count.map_or(0, |count| count.parse().unwrap())
 }
 
 /// NOSCRIPT is the one error after which a command is sent again.

@@ -37,14 +37,15 @@ fn a_posted_command_takes_its_own_reply() {
     assert!(!post(&pipeline, Micros(0)), "there is no connection");
     pipeline.opened(Vec::new(), Micros(0));
     assert!(post(&pipeline, Micros(0)));
-    let mut call = Box::pin(pipeline.ask(Micros(0), Micros(9), false, |_, _, out| out.push(b'c')).ok().unwrap());
+    let mut call =
+        Box::pin(pipeline.ask(Micros(0), Duration::from_micros(9), false, |_, _, out| out.push(b'c')).ok().unwrap());
     assert!(poll(call.as_mut()).is_pending());
     assert_eq!(*pipeline.out.borrow(), b"pc");
     pipeline.answer(Reply::Other, Micros(1)).unwrap();
     assert!(poll(call.as_mut()).is_pending());
     let own = Reply::Numbers(Default::default());
     pipeline.answer(own.clone(), Micros(1)).unwrap();
-    assert_eq!(poll(call.as_mut()), Poll::Ready(Ok(own)));
+    assert_eq!(poll(call.as_mut()).map_ok(|answered| answered.reply), Poll::Ready(Ok(own)));
     drop(call);
     assert!(pipeline.slots.borrow().is_empty());
 }
@@ -58,7 +59,7 @@ fn nothing_is_posted_while_the_breaker_is_open_and_posts_do_not_open_it() {
     pipeline.expire(late, || false);
     assert!(post(&pipeline, late));
     for _ in 0..FAILURES_MAX {
-        let mut call = pin!(pipeline.ask(Micros(0), Micros(1), false, |_, _, _| {}).ok().unwrap());
+        let mut call = pin!(pipeline.ask(Micros(0), Duration::from_micros(1), false, |_, _, _| {}).ok().unwrap());
         assert!(poll(call.as_mut()).is_pending());
         assert_eq!(pipeline.expire(late, || false), Some(late.after(RESUMED)));
         pipeline.expire(late.after(RESUMED), || false);
@@ -70,7 +71,7 @@ fn nothing_is_posted_while_the_breaker_is_open_and_posts_do_not_open_it() {
 fn asked() -> (Rc<Pipeline>, Pin<Box<Answer>>) {
     let pipeline = Rc::new(Pipeline::new(DEADLINE, Box::new(Deaf)));
     pipeline.opened(Vec::new(), Micros(0));
-    let answer = pipeline.ask(Micros(0), Micros(0).after(DEADLINE), false, |_, _, _| {}).ok().unwrap();
+    let answer = pipeline.ask(Micros(0), DEADLINE, false, |_, _, _| {}).ok().unwrap();
     (pipeline, Box::pin(answer))
 }
 
@@ -106,7 +107,7 @@ fn how_long_a_command_waited_to_be_written_is_no_fault_of_the_server() {
     pipeline.out.borrow_mut().push(b'c');
     assert!(poll(pin!(pipeline.batch(Vec::new()))).is_ready());
     let written = Micros(0).after(DEADLINE * 3);
-    let unsent = pipeline.ask(written, written.after(DEADLINE), false, |_, _, _| {}).ok().unwrap();
+    let unsent = pipeline.ask(written, DEADLINE, false, |_, _, _| {}).ok().unwrap();
     pipeline.written(written.after(EVE));
     let deadline = written.after(EVE).after(DEADLINE);
     assert_eq!(pipeline.expire(written.after(EVE), || false), Some(written.after(DEADLINE).before(EVE)));
@@ -120,7 +121,7 @@ fn a_long_queue_is_one_failure_where_the_server_answers_and_many_where_it_is_sil
     for is_silent in [false, true] {
         let pipeline = Rc::new(Pipeline::new(DEADLINE, Box::new(Deaf)));
         pipeline.opened(Vec::new(), Micros(0));
-        let ask = |_| pipeline.ask(Micros(0), Micros(0).after(DEADLINE), false, |_, _, _| {}).ok().unwrap();
+        let ask = |_| pipeline.ask(Micros(0), DEADLINE, false, |_, _, _| {}).ok().unwrap();
         let calls: Vec<Answer> = (0..10).map(ask).collect();
         if !is_silent {
             pipeline.answer(Reply::Other, Micros(0).after(DEADLINE / 2)).unwrap();
@@ -141,7 +142,28 @@ fn a_reply_counts_that_comes_before_its_asker_has_heard_of_the_fault() {
         pipeline.expire(Micros(0).after(DEADLINE * times), || false);
     }
     pipeline.answer(Reply::Other, Micros(0).after(DEADLINE * 20)).unwrap();
-    assert_eq!(poll(call.as_mut()), Poll::Ready(Ok(Reply::Other)));
+    assert_eq!(poll(call.as_mut()).map_ok(|answered| answered.reply), Poll::Ready(Ok(Reply::Other)));
+}
+
+#[test]
+fn a_question_that_follows_has_what_is_left_and_does_not_pay_for_what_the_gateway_took() {
+    let written = Micros(0).after(DEADLINE * 3);
+    let eve = DEADLINE - EVE;
+    for (looked, took, left) in [
+        (DEADLINE / 4, DEADLINE / 4, DEADLINE * 3 / 4),
+        (DEADLINE / 4, DEADLINE * 9, DEADLINE),
+        (eve, DEADLINE - TICK / 2, TICK),
+        (eve, DEADLINE * 9, TICK),
+        (eve + TICK * 7, eve + TICK * 8, RESUMED - TICK),
+    ] {
+        let (pipeline, mut call) = asked();
+        pipeline.out.borrow_mut().push(b'c');
+        assert!(poll(pin!(pipeline.batch(Vec::new()))).is_ready());
+        pipeline.written(written);
+        pipeline.expire(written.after(looked), || true);
+        pipeline.answer(Reply::Other, written.after(took)).unwrap();
+        assert_eq!(poll(call.as_mut()).map_ok(|answered| answered.left), Poll::Ready(Ok(left)), "{looked:?} {took:?}");
+    }
 }
 
 #[test]
@@ -154,7 +176,7 @@ fn replies_that_nobody_waits_for_say_nothing_of_decisions() {
     }
     assert!(!pipeline.is_broken());
     for _ in 0..FAILURES_MAX {
-        let asked = pipeline.ask(Micros(0), Micros(9), true, |_, _, _| {}).ok().unwrap();
+        let asked = pipeline.ask(Micros(0), Duration::from_micros(9), true, |_, _, _| {}).ok().unwrap();
         pipeline.answer(Reply::Other, Micros(1)).unwrap();
         pipeline.answer(Reply::Error(ServerError::OutOfMemory), Micros(1)).unwrap();
         drop(asked);
