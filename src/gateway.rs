@@ -260,6 +260,11 @@ impl Gateway {
         }
     }
 
+    /// Closes the worker's connections to backends that are not in use.
+    pub fn close_idle(&self) {
+        self.upstreams.iter().for_each(Upstream::close_idle);
+    }
+
     /// Whether a denial may be logged now, and how many were left out before.
     pub fn may_log_denial(&self, now: Micros) -> Take {
         self.denials.borrow_mut().take(now)

@@ -72,6 +72,8 @@ pub async fn accept(
             Ok((stream, peer)) => welcome(stream, peer, &stages, &cap, &shedding),
             Err(_) if gateway.draining.get() => break,
             Err(error) => {
+                // Where descriptors ran out, clients need them more.
+                gateway.close_idle();
                 if let Take::Write { suppressed } = gateway.may_log_trouble(now()) {
                     tracing::error!(%error, suppressed, "cannot accept connections");
                 }

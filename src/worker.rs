@@ -389,9 +389,7 @@ async fn scan(gateway: &Gateway, signals: &Signals, canceller: Canceller, accept
                 return;
             }
             if signals.at_once.load(Ordering::Acquire) || stop.is_some_and(|stop| stop.none_from <= present) {
-                for upstream in &gateway.upstreams {
-                    upstream.close_idle();
-                }
+                gateway.close_idle();
                 gateway.deadlines.reset_busy();
                 return;
             }

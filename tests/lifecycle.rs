@@ -4,11 +4,11 @@ use crate::support::client::{self, Client, Response};
 use crate::support::gateway::{Gateway, config, io};
 use crate::support::origin::{Origin, read_head};
 use crate::support::{PATIENCE, signal, suspend, until};
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal, prlimit};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -414,6 +414,62 @@ fn a_pause_of_the_gateway_does_not_count_against_those_it_serves() {
     std::thread::sleep(Duration::from_millis(2500));
     signal(gateway.process(), Signal::CONT);
     assert_eq!(client.response().status, 200);
+}
+
+/// Descriptors run out: connections to backends that nobody uses are given up for one to another backend, and for clients.
+#[test]
+fn where_descriptors_run_out_idle_connections_are_given_up() {
+    const CROWD: usize = 9;
+    let (one, other, waiting) = (Origin::ok(), Origin::ok(), Waiting::new());
+    let way = |name: &str, origin: &Origin| {
+        let servers = origin.address;
+        format!(
+            "[upstreams.{name}]\nservers = [\"{servers}\"]\n[[routes]]\npath = \"/{name}\"\nupstream = \"{name}\"\n"
+        )
+    };
+    let rest = way("other", &other) + &way("waiting", &waiting.origin);
+    let gateway = Gateway::start(&config("", &[one.address], &rest).replace("workers = 2", "workers = 1"));
+    let files = std::fs::read_dir(format!("/proc/{}/fd", gateway.process())).unwrap().count();
+    allow_files(&gateway, files + 2 * CROWD + 2);
+    let connect = |_| Client::connect(gateway.address);
+    let mut clients: Vec<Client> = (0..CROWD).map(connect).collect();
+    for (path, origin) in [("/", &one), ("/other", &other)] {
+        let before = origin.connections();
+        // Half of a request by each, so that each takes a connection of its own.
+        for client in &mut clients {
+            client.send(format!("POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\na"));
+        }
+        until("each is on its way", || origin.connections() == before + CROWD);
+        assert!(clients.iter_mut().all(|client| client.send("b").response().status == 200), "{path}");
+    }
+    // Two descriptors are left.
+    clients.extend((0..2 * CROWD / 3).map(connect));
+    assert!(clients.iter_mut().all(|client| client.get("/", "").status == 200));
+    // Who finds none left is told so, and all is well once others need them no more.
+    let refused = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for client in &mut clients {
+            scope.spawn(|| {
+                let answer = client.get("/waiting", "");
+                if answer.status != 200 {
+                    refused.lock().unwrap().push(answer);
+                }
+            });
+        }
+        until("some find none", || !refused.lock().unwrap().is_empty());
+        waiting.go.store(true, Ordering::SeqCst);
+    });
+    for answer in refused.into_inner().unwrap() {
+        assert_eq!((answer.status, &answer.json()["blame"]), (503, &"gateway".into()));
+    }
+    assert!(clients.iter_mut().all(|client| client.get("/", "").status == 200));
+}
+
+/// So many descriptors the gateway may have.
+fn allow_files(gateway: &Gateway, most: usize) {
+    let process = rustix::process::Pid::from_raw(i32::try_from(gateway.process()).unwrap());
+    let limit = Rlimit { current: Some(most as u64), maximum: Some(most as u64) };
+    prlimit(process, Resource::Nofile, limit).unwrap();
 }
 
 #[test]

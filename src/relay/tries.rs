@@ -176,7 +176,8 @@ impl<'g> Tries<'g> {
                 permit = Some(lease.close());
             }
         }
-        upstream.connect(chosen, permit, self.line.as_ref(), self.patience.connect, &gateway.deadlines).await
+        let (line, within) = (self.line.as_ref(), self.patience.connect);
+        upstream.connect(chosen, permit, line, within, &gateway.deadlines, || gateway.close_idle()).await
     }
 
     fn now(&self) -> Micros {

@@ -29,6 +29,11 @@ const TRIAL_HOLD_MAX: Duration = Duration::from_secs(10);
 /// How long a server that may be tried waits for a request that can be repeated, before any request will do.
 const TRIAL_PATIENCE: Duration = Duration::from_secs(5);
 
+/// The ring gives up a read and closes a connection in some turns to come: so often, with this pause before, a connection is
+/// tried again where idle ones have been given up for it.
+const SPARED_TRIES: usize = 5;
+const CLOSING: Duration = Duration::from_millis(1);
+
 /// Lines that a worker may log within [`LINES_WINDOW`] of how an upstream's servers are: an outage of many is told, and
 /// one that fails every other request does not fill the log.
 const LINES_MAX: u32 = 30;
@@ -374,7 +379,7 @@ impl Upstream {
     }
 
     /// A new connection to this server, in at most this time, by this permit or one that is free; `line` is whom it is for,
-    /// where the server is told.
+    /// where the server is told. Where descriptors run out it is tried again a few times, once `spare` has given up some.
     pub async fn connect(
         &self,
         chosen: &Chosen,
@@ -382,14 +387,23 @@ impl Upstream {
         line: Option<&Line>,
         within: Duration,
         deadlines: &Rc<Deadlines>,
+        spare: impl Fn(),
     ) -> Result<Lease, ConnectFault> {
         let member = &chosen.slot.member;
         let permit = permit.or_else(|| Permit::take(&self.group, member)).ok_or(ConnectFault::Full)?;
         // One that takes no connections must not look idle.
         let busy = Busy::new(&chosen.slot);
         let host = self.group.host(member);
-        let conn = self.dialer.dial(&member.place, host, line, within, deadlines).await?;
-        let link = Link { conn, permit, opened: deadlines.coarse_now() };
+        let mut dialed = self.dialer.dial(&member.place, host, line, within, deadlines).await;
+        for _ in 0..SPARED_TRIES {
+            if !matches!(dialed, Err(ConnectFault::Exhausted)) {
+                break;
+            }
+            spare();
+            monoio::time::sleep(CLOSING).await;
+            dialed = self.dialer.dial(&member.place, host, line, within, deadlines).await;
+        }
+        let link = Link { conn: dialed?, permit, opened: deadlines.coarse_now() };
         Ok(Lease::new(link, false, busy))
     }
 
@@ -545,9 +559,7 @@ impl Upstream {
 
     /// Closes all connections that are not in use.
     pub fn close_idle(&self) {
-        for slot in self.slots.borrow().iter() {
-            slot.idle.borrow_mut().clear();
-        }
+        self.slots.borrow().iter().for_each(|slot| slot.idle.borrow_mut().clear());
     }
 
     /// To be called again and again: takes over changes of the members, and gives up idle connections that others wait for.
