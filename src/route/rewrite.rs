@@ -182,7 +182,8 @@ impl Rewrite {
     }
 
     /// Replaces what the pattern matches first; whether it does. The pattern sees letters, digits and `-._~` decoded,
-    /// which mean the same either way (RFC 3986 section 6.2.2.2). What comes out must be one path to all again.
+    /// which mean the same either way (RFC 3986 section 6.2.2.2). What comes out must be one path to all again, and lead
+    /// nowhere up: what went in had no dot segments any more.
     fn apply(&self, out: &mut Vec<u8>) -> Result<bool, Refusal> {
         let decoded = decode_unreserved(out);
         let Some(found) = self.pattern.captures(&decoded) else { return Ok(false) };
@@ -197,6 +198,9 @@ impl Rewrite {
             path.insert(0, b'/');
         }
         path::check(&path)?;
+        if path.split(|&b| b == b'/').any(|segment| path::dots(segment) > 0) {
+            return Err(Refusal::Bad("a rewrite of this path would have dot segments"));
+        }
         out.clear();
         resolve(&path, out);
         Ok(true)
@@ -242,7 +246,8 @@ fn parts(to: &str, groups: usize) -> Result<Vec<Part>, &'static str> {
     }
 }
 
-/// A path with its unreserved characters decoded.
+/// A path with its unreserved characters decoded. A sign that begins no escape is encoded: it must not begin one with what
+/// comes to stand behind it.
 fn decode_unreserved(path: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(path.len());
     let mut rest = path;
@@ -256,8 +261,12 @@ fn decode_unreserved(path: &[u8]) -> Vec<u8> {
                 out.push(byte);
                 rest = &rest[3..];
             }
+            None if byte.is_some() => {
+                out.extend_from_slice(&rest[..3]);
+                rest = &rest[3..];
+            }
             None => {
-                out.push(b'%');
+                out.extend_from_slice(b"%25");
                 rest = &rest[1..];
             }
         }

@@ -104,12 +104,29 @@ fn a_pattern_is_replaced_once_and_only_where_it_matches() {
 #[test]
 fn a_rewrite_makes_no_second_meaning() {
     let change = rewriting("^/x(.*)$", "/.$1");
-    is(&change, &[("/xa", "/.a"), ("/x./a", "/a")]);
+    is(&change, &[("/xa", "/.a"), ("/x.a", "/..a")]);
+    assert!(changed(&change, "/x./a").is_err());
+    assert!(changed(&change, "/x%2e/a").is_err());
+    assert!(changed(&change, "/x/a").is_err());
     assert!(changed(&change, "/x.%2fa").is_err());
     assert!(changed(&change, "/x.;/a").is_err());
     assert!(changed(&rewriting("^/x(.*)$", "/%$1"), "/x0a").is_err());
     is(&rewriting("^/to/(.*)$", "/$1"), &[("/to//evil.test", "/evil.test")]);
     is(&rewriting("^/to(.*)$", "/$1"), &[("/to/evil.test", "/evil.test")]);
+    let below = rewriting("^/files/(.*)$", "/public/$1");
+    is(
+        &below,
+        &[
+            ("/files/%%32e%%32e/a", "/public/%252e%252e/a"),
+            ("/files/%2%65%2%65/a", "/public/%252e%252e/a"),
+            ("/files/a%%32fb", "/public/a%252fb"),
+            ("/files/%zz%", "/public/%25zz%25"),
+            ("/files/%252e%2525%20%2F%41", "/public/%252e%2525%20%2FA"),
+        ],
+    );
+    for path in ["/x./a", "/x%2e/a", "/x%2E", "/x."] {
+        assert!(changed(&rewriting("^/x(.*)$", "/users/.$1"), path).is_err(), "{path}");
+    }
     let large = rewriting("^/(.*)$", "/$1/$1/$1/$1/$1/$1/$1/$1");
     assert_eq!(changed(&large, &format!("/{}", "x".repeat(10_000))), Err(Refusal::TargetTooLong));
 }
@@ -162,6 +179,8 @@ fn targets() -> impl Strategy<Value = Vec<u8>> {
         "..",
         "%2e",
         "%2E%2e",
+        "%%32e%%32e",
+        "%2%65.",
         "...",
         "z%2Fw",
         "%5cw",
@@ -204,6 +223,15 @@ proptest! {
             }
             (Err(_), None) => {}
         }
+    }
+
+    #[test]
+    fn what_is_rewritten_below_a_prefix_stays_below_it(target in targets()) {
+        let mut out = Vec::new();
+        rewriting("^/(.*)$", "/public/$1").apply(&target, &mut out).unwrap();
+        let asked = normal(&target);
+        let rest: &[u8] = if asked == b"/" { b"" } else { &asked };
+        prop_assert_eq!(normal(&out), [b"/public", rest].concat());
     }
 
     #[test]
