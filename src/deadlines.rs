@@ -209,21 +209,26 @@ impl Deadlines {
             }
         }
         for ((key, _), left) in watched.iter().zip(ends_of(&watched)) {
-            let (backend, due) = match entries[*key].watch.and_then(|watch| watch.backend).map(|key| entries.get(key)) {
-                Some(Some(backend)) => (Some(backend.fd), backend.read.at()),
+            let backend = entries[*key].watch.and_then(|watch| watch.backend);
+            let due = match backend.map(|key| entries.get(key)) {
+                Some(Some(backend)) => backend.read.at(),
                 Some(None) => continue,
                 // It waits for one: nothing is heard of that.
-                None => (None, Some(Micros::default())),
+                None => Some(Micros::default()),
             };
             let was_ended = matches!(entries[*key].read, Due::Passed);
             let Some(watch) = entries[*key].watch.as_mut() else { continue };
             // A direction that we closed ourselves tells nothing of the client.
             let is_half = left == Left::Half && !was_ended && !watch.is_sending;
             watch.gone = left == Left::Gone || (is_half && watch.waits_in_vain(due, now));
-            if watch.gone {
+            if watch.gone
+                && let Some(backend) = backend.and_then(|key| entries.get_mut(key))
+            {
                 // Not a mere close: that would wait behind unsent bytes, and some backends work on for a client that
                 // only sends no more.
-                backend.into_iter().for_each(reset);
+                reset(backend.fd);
+                // Where that can only be a close, nobody is to take it for the end of a message.
+                backend.read = Due::Passed;
             }
         }
     }

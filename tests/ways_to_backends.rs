@@ -283,6 +283,33 @@ fn a_client_that_leaves_frees_a_backend_on_a_unix_socket() {
     assert_eq!(sees.recv_timeout(PATIENCE / 2), Ok("end"));
 }
 
+/// Such a socket knows no reset: that the gateway has given the answer up must not look like its end.
+#[test]
+fn an_answer_given_up_on_a_unix_socket_does_not_look_whole() {
+    let folder = Folder::new();
+    let path = folder.path().join("app.sock");
+    at_socket(&path, move |mut stream| {
+        read_request(&mut stream).unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nhalf").unwrap();
+        // Until the gateway gives it up.
+        assert!(matches!(stream.read(&mut [0]), Ok(0) | Err(_)));
+    });
+    let gateway = gateway(&format!("unix:{}", path.display()), "");
+    for version in ["1.1", "1.0"] {
+        let mut client = Client::connect(gateway.address);
+        client.send(format!("GET / HTTP/{version}\r\nHost: h\r\n\r\n"));
+        assert_eq!(client.response_to_head().status, 200);
+        // It sends no more, which is waited for in vain for a second.
+        client.stream.shutdown(Shutdown::Write).unwrap();
+        let rest = client.rest();
+        let looks_whole = match version {
+            "1.1" => rest.as_ref().is_ok_and(|rest| rest.ends_with(b"0\r\n\r\n")),
+            _ => rest.is_ok(),
+        };
+        assert!(!looks_whole, "HTTP/{version}: {rest:?}");
+    }
+}
+
 /// Reads a header of version 1.
 fn read_line(stream: &mut impl Read) -> Option<String> {
     let mut line = Vec::new();
