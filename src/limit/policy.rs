@@ -6,6 +6,7 @@
 use super::bucket::{BadShape, Level, Rate, Shape};
 use super::lease::LEASED_LIMITS_MAX;
 use super::{APPLIED_MAX, OnFailure, script};
+use crate::http::body::is_token_byte;
 use crate::http::head::RequestHead;
 use crate::http::{Framing, Method, Refusal};
 use crate::identity::{Caller, PlanId, is_written_as, other_endpoints, push_part, push_secret};
@@ -349,14 +350,17 @@ impl Policy {
 }
 
 /// A CORS preflight (Fetch standard, section "CORS-preflight fetch"): the browser asks, not the user. It brings nothing
-/// along and switches to nothing; what does is a request like all.
+/// along, shows nobody's credentials and switches to nothing; what does is a request like all.
 fn is_preflight(subject: &Subject<'_>) -> bool {
-    let has = |name| subject.head.field(subject.buffer, name).is_some();
+    let field = |name| subject.head.field(subject.buffer, name);
+    let is_token = |value: &[u8]| !value.is_empty() && value.iter().all(|&byte| is_token_byte(byte));
     subject.head.kind == Method::Options
         && subject.head.framing == Framing::Empty
         && !subject.head.upgrades
-        && has("Origin")
-        && has("Access-Control-Request-Method")
+        && field("Origin").is_some()
+        && field("Access-Control-Request-Method").is_some_and(is_token)
+        && field("Cookie").is_none()
+        && field("Authorization").is_none()
 }
 
 impl Rule {

@@ -113,9 +113,18 @@ fn preflights_are_not_counted_unless_asked() {
     let policy = Policy::new(&[limit("usual", "/", &[]), counted], &[], "p").unwrap();
     assert_eq!(applied(&policy, preflight, "/", None).0, ["p:{-}:-:counted"]);
     assert_eq!(applied(&policy, plain, "/", None).0.len(), 2);
-    for more in ["Content-Length: 1", "Transfer-Encoding: chunked", "Connection: upgrade\r\nUpgrade: websocket"] {
+    for more in [
+        "Content-Length: 1",
+        "Transfer-Encoding: chunked",
+        "Connection: upgrade\r\nUpgrade: websocket",
+        "Cookie: a=b",
+        "Authorization: Basic YTpi",
+    ] {
         let laden = preflight.replace("Host: h", &format!("Host: h\r\n{more}"));
         assert_eq!(applied(&policy, &laden, "/", None).0.len(), 2, "{more}");
+    }
+    for method in ["", "P T", "P,T"] {
+        assert_eq!(applied(&policy, &preflight.replace("PUT", method), "/", None).0.len(), 2, "{method}");
     }
     let empty = preflight.replace("Host: h", "Host: h\r\nContent-Length: 0");
     assert_eq!(applied(&policy, &empty, "/", None).0.len(), 1);
