@@ -20,7 +20,7 @@ pub struct Match {
     pub path: String,
     /// Only this path itself, nothing below it.
     pub exact: bool,
-    /// Method tokens, as they stand on the wire; empty = any.
+    /// Method tokens, as they stand on the wire; empty = any. GET stands for HEAD too, which costs backends the same.
     pub methods: Vec<String>,
     /// What must stand in the head, all of it; by name, each name once.
     pub headers: Vec<HeaderMatch>,
@@ -131,7 +131,16 @@ impl Match {
     /// Whether host and method fit. Case does not count: some backends take `post` for POST.
     fn fits(&self, host: &[u8], method: &[u8]) -> bool {
         self.host.as_ref().is_none_or(|pattern| pattern.accepts(host))
-            && (self.methods.is_empty() || self.methods.iter().any(|m| m.as_bytes().eq_ignore_ascii_case(method)))
+            && (self.methods.is_empty() || self.takes(method))
+    }
+
+    fn takes(&self, method: &[u8]) -> bool {
+        let names = |method: &[u8]| self.methods.iter().any(|name| name.as_bytes().eq_ignore_ascii_case(method));
+        names(method) || (method.eq_ignore_ascii_case(b"HEAD") && names(b"GET"))
+    }
+
+    fn names_head(&self) -> bool {
+        self.methods.iter().any(|name| name == "HEAD")
     }
 
     /// Whether a request can fall under both with nothing to tell which is narrower.
@@ -158,20 +167,20 @@ impl Match {
             false => narrow.path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
         };
         let methods = self.methods.is_empty()
-            || (!narrow.methods.is_empty() && narrow.methods.iter().all(|method| self.methods.contains(method)));
+            || (!narrow.methods.is_empty() && narrow.methods.iter().all(|method| self.takes(method.as_bytes())));
         let asks_for = |header: &HeaderMatch| narrow.headers.iter().any(|other| header.covers(other));
         host && path && methods && self.headers.iter().all(asks_for)
     }
 
     /// Orders matches of one path: the narrower first (the path alone over all below it, host over none, exact over
-    /// suffix, methods over none, more header fields over fewer).
-    fn narrowness(&self) -> (bool, u8, usize, bool, usize) {
+    /// suffix, methods over none, more header fields over fewer, HEAD by name over HEAD as a GET).
+    fn narrowness(&self) -> (bool, u8, usize, bool, usize, bool) {
         let (kind, length) = match &self.host {
             Some(HostPattern::Exact(name)) => (2, name.len()),
             Some(HostPattern::Suffix(tail)) => (1, tail.len()),
             None => (0, 0),
         };
-        (self.exact, kind, length, !self.methods.is_empty(), self.headers.len())
+        (self.exact, kind, length, !self.methods.is_empty(), self.headers.len(), self.names_head())
     }
 }
 

@@ -74,6 +74,22 @@ fn among_equal_paths_exact_host_beats_suffix_beats_none() {
 }
 
 #[test]
+fn head_falls_under_get_unless_it_is_named() {
+    let of = |methods: &[&str]| Match { methods: methods.iter().map(|&method| method.into()).collect(), ..rule("/a") };
+    let tree = PathTree::new([(of(&["GET"]), 0), (of(&["HEAD"]), 1), (rule("/"), 2)]);
+    let found = |tree: &PathTree, method: &str| longest(tree, method, "h", "/a", "");
+    assert_eq!(
+        ["GET", "HEAD", "head", "POST"].map(|method| found(&tree, method)),
+        [Some(0), Some(1), Some(1), Some(2)]
+    );
+    let tree = PathTree::new([(of(&["POST", "GET"]), 0), (rule("/"), 1)]);
+    assert_eq!(["get", "HEAD", "Head", "PUT"].map(|method| found(&tree, method)), [Some(0), Some(0), Some(0), Some(1)]);
+    let tree = PathTree::new([(of(&["HEAD"]), 0), (of(&["POST"]), 1)]);
+    assert_eq!(found(&tree, "GET"), None);
+    assert_eq!(PathTree::new([(of(&["GET"]), 0), (of(&["HEAD"]), 1)]).most_on_one_path(), 2);
+}
+
+#[test]
 fn what_comes_first_among_rules_that_all_accept() {
     let host = |rule: Match| Match { host: HostPattern::parse("h"), ..rule };
     let get = |rule: Match| Match { methods: vec!["GET".into()], ..rule };
@@ -163,6 +179,7 @@ fn the_most_on_one_path_counts_exact_ones_where_they_are_and_header_fields_alway
 #[test]
 fn what_covers_what() {
     let get = Match { methods: vec!["GET".into()], ..rule("/") };
+    let head = Match { methods: vec!["HEAD".into()], ..rule("/") };
     for (wide, narrow, covers) in [
         (rule("/"), exact("/a"), true),
         (rule("/a"), exact("/a"), true),
@@ -177,6 +194,8 @@ fn what_covers_what() {
         (with(&[("a", "1")]), with(&[("a", "1"), ("b", "2")]), true),
         (with(&[("a", "1"), ("b", "2")]), with(&[("a", "1")]), false),
         (rule("/"), get.clone(), true),
+        (get.clone(), head.clone(), true),
+        (head, get.clone(), false),
         (get, with(&[("a", "1")]), false),
     ] {
         assert_eq!(wide.covers(&narrow), covers, "{wide:?} {narrow:?}");
