@@ -47,6 +47,7 @@ pub struct Step {
 enum State {
     Length(u64),
     Size { digits: u8, size: u64 },
+    Padding { size: u64, bytes: usize },
     Extension { size: u64, bytes: usize, text: Text },
     SizeLf { size: u64 },
     Data(u64),
@@ -99,6 +100,7 @@ impl Text {
 pub struct Decoder {
     state: State,
     trailers: Vec<u8>,
+    takes_padding: bool,
 }
 
 impl Decoder {
@@ -110,7 +112,13 @@ impl Decoder {
             Framing::Chunked => State::Size { digits: 0, size: 0 },
             Framing::UntilClose => State::UntilClose,
         };
-        Decoder { state, trailers: Vec::new() }
+        Decoder { state, trailers: Vec::new(), takes_padding: false }
+    }
+
+    /// The same for a backend's answer: white space behind a chunk's size is taken, which some servers pad it with (RFC 9112
+    /// section 7.1.1 allows it before extensions). No reader could end the chunk elsewhere, since its size is written anew.
+    pub fn of_response(framing: Framing) -> Decoder {
+        Decoder { takes_padding: true, ..Decoder::new(framing) }
     }
 
     /// The lines of the trailers so far, each `name: value` and CRLF: [`TRAILERS_MAX`] bytes at most.
@@ -177,7 +185,12 @@ impl Decoder {
                 }
                 State::Done => break,
                 _ => {
-                    self.state = framing_byte(self.state, input[at])?;
+                    self.state = match self.state {
+                        State::Size { digits: 1.., size } if self.takes_padding && is_blank(input[at]) => {
+                            State::Padding { size, bytes: 1 }
+                        }
+                        state => framing_byte(state, input[at])?,
+                    };
                     if self.state.is_in_trailers() {
                         self.trailers.push(input[at]);
                     }
@@ -205,6 +218,12 @@ fn framing_byte(state: State, byte: u8) -> Result<State, BadBody> {
         (State::Size { digits: 1.., size }, b'\r') => State::SizeLf { size },
         (State::Size { digits: 1.., size }, b';') => State::Extension { size, bytes: 1, text: Text::Plain },
         (State::Size { .. }, _) => return Err(BadBody("malformed chunk size")),
+        (State::Padding { size, .. }, b'\r') => State::SizeLf { size },
+        (State::Padding { size, bytes }, b';') => State::Extension { size, bytes, text: Text::Plain },
+        (State::Padding { size, bytes }, b) if is_blank(b) && bytes < EXTENSION_MAX => {
+            State::Padding { size, bytes: bytes + 1 }
+        }
+        (State::Padding { .. }, _) => return Err(BadBody("malformed chunk size")),
         (State::Extension { size, text: Text::Plain, .. }, b'\r') => State::SizeLf { size },
         (State::Extension { size, bytes, text }, b) if is_field_byte(b) => {
             if bytes == EXTENSION_MAX {
@@ -245,6 +264,10 @@ fn trailer_byte(state: State, byte: u8) -> Result<State, BadBody> {
         (State::TrailerLf { .. }, b'\n') => State::TrailerStart { bytes },
         _ => return Err(BadBody("malformed trailer")),
     })
+}
+
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t')
 }
 
 fn hex(digit: u8) -> u8 {
@@ -356,6 +379,22 @@ mod tests {
             "0\r\na\r\n",
         ] {
             assert!(decode(Framing::Chunked, &[bad.as_bytes()]).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn only_of_answers_a_size_may_be_padded() {
+        let decode = |text: &str| {
+            let mut decoder = Decoder::of_response(Framing::Chunked);
+            // Byte by byte.
+            text.as_bytes().iter().try_for_each(|byte| decoder.step(&[*byte]).map(drop)).map(|()| decoder.is_done())
+        };
+        for padded in ["5 \r\nhello\r\n0\t \r\n\r\n", "5 ;a=b\r\nhello\r\n0 ; b\r\n\r\n"] {
+            assert_eq!(decode(padded), Ok(true), "{padded:?}");
+        }
+        let long = format!("5{}\r\n", " ".repeat(EXTENSION_MAX + 1));
+        for bad in [" 5\r\n", "5 5\r\n", "5 \n", "5 \rX", "5\r\nhello \r\n", &long] {
+            assert!(decode(bad).is_err(), "{bad:?}");
         }
     }
 

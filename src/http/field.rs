@@ -51,7 +51,7 @@ pub enum FieldName {
     Other,
 }
 
-/// Members of `Connection` in a message; each field is compared with each of them.
+/// Members of `Connection` in a message, empty ones too: each field is compared with each of them.
 pub const CONNECTION_OPTIONS_MAX: usize = 32;
 
 /// What all further forwarding fields begin with.
@@ -166,8 +166,8 @@ impl FieldFacts {
                 }
                 FieldName::TransferEncoding => facts.coding = Some(transfer_coding(value())?),
                 FieldName::Connection => {
+                    options += value().split(|&b| b == b',').count();
                     for option in tokens(value()) {
-                        options += 1;
                         let (close, keep_alive) =
                             (option.eq_ignore_ascii_case(b"close"), option.eq_ignore_ascii_case(b"keep-alive"));
                         facts.close |= close;

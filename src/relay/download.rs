@@ -71,7 +71,7 @@ impl Download<'_> {
             let sent = writer.send(out, gateway.rules.timeouts.write).await;
             return sent.result.map_or_else(|end| Ended::Cut { status: 101, by: end.into() }, |()| Ended::Switched);
         }
-        let mut body = Decoder::new(head.framing);
+        let mut body = Decoder::of_response(head.framing);
         match self.pass_body(reader, writer, &mut body, framed, out).await {
             Ok(()) => Ended::Answered {
                 status: head.status,

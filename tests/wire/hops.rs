@@ -36,7 +36,11 @@ fn connection() -> Vec<Row> {
         refused(
             "RFC 9110 7.6.1 (more options than fields)",
             400,
-            [get(&options(33)), get(&format!("{}\r\n{}", options(16), options(17)))],
+            [
+                get(&options(33)),
+                get(&format!("{}\r\n{}", options(16), options(17))),
+                get(&format!("Connection: x{}", ",".repeat(32))),
+            ],
         ),
     ]
     .concat()

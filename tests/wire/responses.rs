@@ -278,7 +278,13 @@ fn heads() -> Vec<AnswerRow> {
             "RFC 9112 5.1 (white space before the colon)",
             ["X : a", "X\t: a", "Content-Length : 5", "Transfer-Encoding : chunked"].iter().map(of),
         ),
-        bad("RFC 9110 7.6.1 (more options than fields)", [ok(&format!("{}\r\n{TWO}", options(33)), "ok")]),
+        bad(
+            "RFC 9110 7.6.1 (more options than fields)",
+            [
+                ok(&format!("{}\r\n{TWO}", options(33)), "ok"),
+                ok(&format!("Connection: {}\r\n{TWO}", ",".repeat(32)), "ok"),
+            ],
+        ),
         bad("RFC 9110 5.1 (no name)", [": a", "X Y: a", "X(: a", "X\u{e4}: a", "X"].iter().map(of)),
         bad(
             "response splitting (bare CR)",
@@ -366,6 +372,8 @@ fn chunks() -> Vec<AnswerRow> {
         of("RFC 9112 7.1", "2\r\nok\r\n0\r\n\r\n", "ok"),
         of("RFC 9112 7.1 (no data)", "0\r\n\r\n", ""),
         of("RFC 9112 7.1 (several)", "1\r\na\r\n0A\r\n0123456789\r\n000\r\n\r\n", "a0123456789"),
+        of("RFC 9112 7.1.1 (white space before extensions)", "2 \t;a=b\r\nok\r\n0 ;e\r\n\r\n", "ok"),
+        of("RFC 9112 7.1.1 (padded sizes)", "2  \r\nok\r\n0     \r\n\r\n", "ok"),
         of("RFC 9112 7.1.1", "2;a=b;c=\"d\"\r\nok\r\n0;e\r\n\r\n", "ok"),
         of("RFC 9112 7.1.2", "2\r\nok\r\n0\r\nX-Sum: 1\r\nX-B: 2\r\n\r\n", "ok").trailers(&["X-Sum: 1", "X-B: 2"]),
         of(
@@ -400,7 +408,8 @@ fn bad_chunks() -> Vec<AnswerRow> {
         "-2\r\nok\r\n",
         "0x2\r\nok\r\n",
         " 2\r\nok\r\n",
-        "2 \r\nok\r\n",
+        "2 2\r\nok\r\n",
+        "2 \nok\r\n",
         "2\nok\r\n",
         "\r\n",
         "10000000000000002\r\nok\r\n",
