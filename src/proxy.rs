@@ -158,16 +158,24 @@ impl Peer {
     }
 }
 
-/// Waits for the first byte of a request; false where none comes.
+/// Waits for the first byte of a request; false where none comes. An empty line is none: some clients send one behind a body
+/// (RFC 9112 section 2.2), and would take the answer to a request that never came for that to their next.
 async fn await_request(client: &mut Conn, gateway: &Gateway) -> bool {
-    if !client.reader.data().is_empty() {
+    if has_begun(client.reader.data()) {
         return true;
     }
     client.reader.set_idle(true);
     client.reader.deadline(gateway.rules.timeouts.idle);
-    let received = client.reader.fill(INPUT_START).await;
+    let mut received = client.reader.fill(INPUT_START).await;
+    while received.is_ok() && !has_begun(client.reader.data()) {
+        received = client.reader.fill(INPUT_START).await;
+    }
     client.reader.set_idle(false);
     received.is_ok()
+}
+
+fn has_begun(data: &[u8]) -> bool {
+    !matches!(data, b"" | b"\r" | b"\r\n")
 }
 
 /// The request at hand: what all its parts share.

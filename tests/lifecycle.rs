@@ -272,7 +272,7 @@ fn hasty_by(timeout: &str, duration: &str, origin: &Origin) -> Gateway {
 fn a_head_that_takes_too_long_is_408() {
     let origin = Origin::ok();
     let gateway = hasty("head", &origin);
-    for start in ["G", "GET / HTTP/1.1\r\nHost: h\r\n", "\r"] {
+    for start in ["G", "GET / HTTP/1.1\r\nHost: h\r\n", "\r\nG"] {
         let mut client = Client::connect(gateway.address);
         is_problem(&client.send(start).response(), 408, "client");
         assert!(client.is_closed());
@@ -283,6 +283,26 @@ fn a_head_that_takes_too_long_is_408() {
         is_problem(&client.response(), 408, "client");
     }
     assert_eq!(origin.requests().len(), 3);
+}
+
+/// A client could take a 408 for the answer to its next request.
+#[test]
+fn an_empty_line_begins_no_request() {
+    let origin = Origin::ok();
+    let gateway = hasty("head", &origin);
+    for (line, rest) in [("\r\n", ""), ("\r", "\n")] {
+        let mut client = Client::connect(gateway.address);
+        assert_eq!(client.send(format!("{GET}{line}")).response().status, 200);
+        // Twice as long as a head may take.
+        client.stream.set_read_timeout(Some(Duration::from_millis(600))).unwrap();
+        assert_eq!(client.rest().unwrap_err().kind(), ErrorKind::WouldBlock);
+        client.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert_eq!(client.send(format!("{rest}{GET}")).response().status, 200);
+    }
+    let gateway = hasty("idle", &origin);
+    let mut client = Client::connect(gateway.address);
+    assert_eq!(client.send(format!("{GET}\r\n")).response().status, 200);
+    assert!(client.is_closed());
 }
 
 #[test]
