@@ -27,10 +27,10 @@ use monoio::io::AsyncReadRent;
 use monoio::net::UnixStream;
 use monoio::{LegacyDriver, RuntimeBuilder};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::low_level::pipe;
 use std::cell::RefCell;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream as UnixPipe;
 use std::sync::Arc;
@@ -52,6 +52,10 @@ const FIRST_ANSWERS: Duration = Duration::from_secs(2);
 /// nameservers answer with other addresses each time.
 const DNS_LINES_MAX: u32 = 100;
 const DNS_LINES_WINDOW: Duration = Duration::from_secs(60);
+
+/// Lines about signals that mean nothing, within [`SIGNAL_LINES_WINDOW`].
+const SIGNAL_LINES_MAX: u32 = 4;
+const SIGNAL_LINES_WINDOW: Duration = Duration::from_secs(1);
 
 /// Descriptors beside those of connections: listeners, rings, logs, the store.
 const FILES_RESERVED: u64 = 256;
@@ -338,7 +342,13 @@ impl Running {
     /// Serves the admin port until SIGTERM or SIGINT, then lets the workers finish; a second signal ends at once.
     pub fn wait(self) -> io::Result<()> {
         pipe::register(SIGTERM, self.wake.try_clone()?)?;
-        pipe::register(SIGINT, self.wake)?;
+        pipe::register(SIGINT, self.wake.try_clone()?)?;
+        let (others, other) = UnixPipe::pair()?;
+        // A terminal that is closed takes its programs with it; else it means "reload".
+        pipe::register(SIGHUP, if io::stderr().is_terminal() { self.wake } else { other.try_clone()? })?;
+        pipe::register(SIGUSR1, other.try_clone()?)?;
+        pipe::register(SIGUSR2, other)?;
+        others.set_nonblocking(true)?;
         self.woken.set_nonblocking(true)?;
         let mut runtime = RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?;
         runtime.block_on(async {
@@ -351,6 +361,7 @@ impl Running {
                     monoio::spawn(probe::keep_asking(group.clone(), path));
                 }
             }
+            monoio::spawn(ignore_signals(UnixStream::from_std(others)?));
             let mut receiver = UnixStream::from_std(self.woken)?;
             let (received, _) = receiver.read(vec![0; 16]).await;
             received?;
@@ -371,6 +382,19 @@ impl Running {
         })?;
         tracing::info!("stopped");
         Ok(())
+    }
+}
+
+/// Says of signals that ask other servers for a new configuration or new log files that there is nothing to do here.
+async fn ignore_signals(mut received: UnixStream) {
+    let mut lines = Budget::within(SIGNAL_LINES_MAX, SIGNAL_LINES_WINDOW);
+    while let (Ok(1..), _) = received.read(vec![0; 16]).await {
+        if let Take::Write { suppressed } = lines.take(now()) {
+            tracing::warn!(
+                suppressed,
+                "SIGHUP, SIGUSR1 and SIGUSR2 change nothing: the configuration is read at start, and the log is stderr"
+            );
+        }
     }
 }
 

@@ -492,6 +492,25 @@ fn allow_files(gateway: &Gateway, most: usize) {
     prlimit(process, Resource::Nofile, limit).unwrap();
 }
 
+/// What tells other servers to read their files anew must not end this one.
+#[test]
+fn signals_that_mean_nothing_here_are_told_of_and_change_nothing() {
+    let origin = Origin::ok();
+    let mut gateway = Gateway::start(&config("", &[origin.address], ""));
+    let mut client = Client::connect(gateway.address);
+    for (number, meaningless) in [Signal::HUP, Signal::USR1, Signal::USR2].into_iter().enumerate() {
+        signal(gateway.process(), meaningless);
+        until("it is told of", || gateway.log().iter().filter(|line| is_about_signals(line)).count() == number + 1);
+        assert!(client.get("/", "").status == 200 && gateway.is_alive());
+    }
+    gateway.terminate();
+    assert!(gateway.wait().success());
+}
+
+fn is_about_signals(line: &serde_json::Value) -> bool {
+    line["message"].as_str().is_some_and(|message| message.starts_with("SIGHUP"))
+}
+
 #[test]
 fn who_is_refused_finds_the_request_in_the_log() {
     let origin = Origin::ok();
