@@ -96,15 +96,39 @@ pub struct Running {
     groups: Arc<[Arc<Group>]>,
     signals: Arc<Signals>,
     workers: Vec<thread::JoinHandle<()>>,
-    /// Where control learns of signals and of workers that failed.
-    woken: UnixPipe,
-    wake: UnixPipe,
+    inbox: Inbox,
     drain: Duration,
+}
+
+/// Where control learns of signals and of workers that failed.
+struct Inbox {
+    /// The end is asked for.
+    stop: UnixPipe,
+    /// Something is asked for that means nothing here.
+    others: UnixPipe,
+}
+
+impl Inbox {
+    /// Takes over the process's signals; gives what workers write to. What comes before anybody reads is kept.
+    fn open() -> io::Result<(Inbox, UnixPipe)> {
+        let ((stop, wake), (others, other)) = (UnixPipe::pair()?, UnixPipe::pair()?);
+        pipe::register(SIGTERM, wake.try_clone()?)?;
+        pipe::register(SIGINT, wake.try_clone()?)?;
+        // A terminal that is closed takes its programs with it; else it means "reload".
+        pipe::register(SIGHUP, if io::stderr().is_terminal() { &wake } else { &other }.try_clone()?)?;
+        pipe::register(SIGUSR1, other.try_clone()?)?;
+        pipe::register(SIGUSR2, other)?;
+        stop.set_nonblocking(true)?;
+        others.set_nonblocking(true)?;
+        Ok((Inbox { stop, others }, wake))
+    }
 }
 
 /// Opens the listeners and starts the workers.
 pub fn start(config: Config) -> Result<Running, StartError> {
     let config = Arc::new(config);
+    // First: nobody asks the first process of a container twice.
+    let (inbox, wake) = Inbox::open()?;
     raise_limits(config.server.max_connections);
     let (driver, why_not_ring) = Driver::choose(config.server.io).map_err(StartError::Ring)?;
     if let Some(reason) = why_not_ring {
@@ -132,7 +156,6 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     // A worker for each processor stays on it; fewer workers (a CPU quota) are left to the scheduler, or all replicas
     // of a machine would meet on its first processor.
     let pinned = workers >= processors.len();
-    let (woken, wake) = UnixPipe::pair()?;
     let mut threads = Vec::new();
     for (number, listeners) in listeners.into_iter().enumerate() {
         let plan = Plan {
@@ -168,8 +191,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         groups,
         signals,
         workers: threads,
-        woken,
-        wake,
+        inbox,
         drain: config.server.drain,
     })
 }
@@ -341,15 +363,6 @@ fn tell(target: &Target, news: News, lines: &mut Budget) {
 impl Running {
     /// Serves the admin port until SIGTERM or SIGINT, then lets the workers finish; a second signal ends at once.
     pub fn wait(self) -> io::Result<()> {
-        pipe::register(SIGTERM, self.wake.try_clone()?)?;
-        pipe::register(SIGINT, self.wake.try_clone()?)?;
-        let (others, other) = UnixPipe::pair()?;
-        // A terminal that is closed takes its programs with it; else it means "reload".
-        pipe::register(SIGHUP, if io::stderr().is_terminal() { self.wake } else { other.try_clone()? })?;
-        pipe::register(SIGUSR1, other.try_clone()?)?;
-        pipe::register(SIGUSR2, other)?;
-        others.set_nonblocking(true)?;
-        self.woken.set_nonblocking(true)?;
         let mut runtime = RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?;
         runtime.block_on(async {
             if let Some(listener) = self.admin_listener {
@@ -361,8 +374,8 @@ impl Running {
                     monoio::spawn(probe::keep_asking(group.clone(), path));
                 }
             }
-            monoio::spawn(ignore_signals(UnixStream::from_std(others)?));
-            let mut receiver = UnixStream::from_std(self.woken)?;
+            monoio::spawn(ignore_signals(UnixStream::from_std(self.inbox.others)?));
+            let mut receiver = UnixStream::from_std(self.inbox.stop)?;
             let (received, _) = receiver.read(vec![0; 16]).await;
             received?;
             if self.signals.failed.load(Ordering::Acquire) {

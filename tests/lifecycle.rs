@@ -1,12 +1,13 @@
 //! Starting, stopping, and what ends connections in between: signals, the drain, the cap and the timeouts.
 
 use crate::support::client::{self, Client, Response};
-use crate::support::gateway::{Gateway, config, io};
+use crate::support::gateway::{Gateway, PROGRAM, config, io};
 use crate::support::origin::{Origin, read_head};
-use crate::support::{PATIENCE, signal, suspend, until};
+use crate::support::{Folder, PATIENCE, signal, suspend, until};
 use rustix::process::{Resource, Rlimit, Signal, prlimit};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -490,6 +491,23 @@ fn allow_files(gateway: &Gateway, most: usize) {
     let process = rustix::process::Pid::from_raw(i32::try_from(gateway.process()).unwrap());
     let limit = Rlimit { current: Some(most as u64), maximum: Some(most as u64) };
     prlimit(process, Resource::Nofile, limit).unwrap();
+}
+
+/// A start may wait for nameservers; a container's first process is asked to stop once, and by nobody else.
+#[test]
+fn a_stop_that_is_asked_for_amid_the_start_is_not_lost() {
+    let nameserver = UdpSocket::bind("127.0.0.1:0").unwrap();
+    nameserver.set_read_timeout(Some(PATIENCE)).unwrap();
+    let folder = Folder::new();
+    let text = config("", &[], "").replace("servers = []", "servers = [\"never.test:80\"]");
+    let path =
+        folder.write("config.toml", &format!("{text}[dns]\nservers = [\"{}\"]\n", nameserver.local_addr().unwrap()));
+    let mut child = Command::new(PROGRAM).args(["run", "--config"]).arg(path).stderr(Stdio::null()).spawn().unwrap();
+    // It is asked, and never answers.
+    let is_asked = nameserver.recv(&mut [0; 512]).is_ok();
+    signal(child.id(), Signal::TERM);
+    let status = child.wait().unwrap();
+    assert!(is_asked && status.success(), "{status}");
 }
 
 /// What tells other servers to read their files anew must not end this one.
