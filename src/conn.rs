@@ -383,6 +383,12 @@ impl Reader {
         self.is_under_way() && self.registration.deadlines.waits.have_passed(self.ahead_since)
     }
 
+    /// Whether this connection reads ahead, and the kernel has not been told of that yet.
+    pub fn is_unheard(&self) -> bool {
+        let waits = &self.registration.deadlines.waits;
+        matches!(self.half, Incoming::Ahead(_)) && !waits.have_passed(self.ahead_since)
+    }
+
     /// Begins the read of the next message into this buffer, where this connection does that; else gives it back.
     pub fn read_ahead(&mut self, mut buffer: Vec<u8>) -> Option<Vec<u8>> {
         let Incoming::Ahead(ahead) = &mut self.half else { return Some(buffer) };

@@ -234,6 +234,7 @@ async fn read_replies(reader: &mut impl Receive, server: &Server, is_cluster: bo
             pipeline.has_read();
         }
         let mut used = 0;
+        let read_at = now();
         while let Some(parsed) = resp::parse(&input[used..]).map_err(io::Error::other)? {
             let text = used + parsed.error_text.0..used + parsed.error_text.1;
             used += parsed.used;
@@ -248,7 +249,7 @@ async fn read_replies(reader: &mut impl Receive, server: &Server, is_cluster: bo
                 Reply::Redirect(_) if !is_cluster => Some(Remedy::Follow),
                 _ => None,
             };
-            pipeline.answer(parsed.reply, now()).map_err(io::Error::other)?;
+            pipeline.answer(parsed.reply, read_at).map_err(io::Error::other)?;
             if let Some(remedy) = remedy {
                 let text = String::from_utf8_lossy(&input[text]);
                 pipeline.observer().server_error(&text);

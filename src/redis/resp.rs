@@ -38,16 +38,25 @@ pub enum Reply {
 }
 
 /// The integers of a reply.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Numbers {
-    values: [i64; NUMBERS_MAX],
+    /// All of them, where they are few: a reply is moved a dozen times on its way.
+    few: [i64; FEW],
     count: usize,
+    /// All of them, where they are more.
+    many: Box<[i64]>,
 }
+
+/// Integers that a reply has room for without an allocation: those of up to three limits.
+const FEW: usize = 4;
 
 impl Numbers {
     /// The integers.
     pub fn as_slice(&self) -> &[i64] {
-        &self.values[..self.count]
+        match self.count {
+            0..=FEW => &self.few[..self.count],
+            _ => &self.many,
+        }
     }
 
     /// How many.
@@ -218,7 +227,11 @@ fn numbers(input: &[u8]) -> Option<(Numbers, usize)> {
     let (count, mut at) = number(input, 1)?;
     let count = usize::try_from(count).ok().filter(|&count| count <= NUMBERS_MAX)?;
     let mut numbers = Numbers { count, ..Numbers::default() };
-    for value in &mut numbers.values[..count] {
+    if count > FEW {
+        numbers.many = vec![0; count].into();
+    }
+    let values = if count > FEW { &mut numbers.many[..] } else { &mut numbers.few[..count] };
+    for value in values {
         if *input.get(at)? != b':' {
             return None;
         }

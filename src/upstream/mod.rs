@@ -5,6 +5,7 @@
 pub mod balance;
 pub mod dial;
 pub mod health;
+mod idle;
 pub mod members;
 pub mod pool;
 pub mod probe;

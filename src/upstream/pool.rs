@@ -6,6 +6,7 @@
 use super::balance::{self, Candidate};
 use super::dial::{ConnectFault, Dialer};
 use super::health::Record;
+use super::idle::{Idle, Link, Shelf};
 use super::members::{Group, Member, Permit, State};
 use super::proxy_protocol::{Line, ProxyProtocol};
 use super::queue::Turn;
@@ -19,9 +20,6 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Connections of this turn that are looked past for one whose state is known; with more, the last used is asked.
-const FRESH_MAX: usize = 16;
 
 /// How long a request that tries a sick server may keep others from trying it too, where that is not ejected for less.
 const TRIAL_HOLD_MAX: Duration = Duration::from_secs(10);
@@ -59,7 +57,7 @@ pub struct Upstream {
 /// One server as one worker sees it.
 pub struct Slot {
     member: Arc<Member>,
-    idle: RefCell<Vec<Idle>>,
+    idle: RefCell<Shelf>,
     in_flight: Cell<u32>,
     turn: Cell<i64>,
     record: Record,
@@ -68,18 +66,6 @@ pub struct Slot {
     /// Requests not yet added to the member's.
     requests: Cell<u64>,
     is_gone: Cell<bool>,
-}
-
-struct Idle {
-    link: Link,
-    since: Micros,
-}
-
-/// A connection, with what it takes up.
-struct Link {
-    conn: Conn,
-    permit: Permit,
-    opened: Micros,
 }
 
 /// A request under way to a server.
@@ -154,6 +140,11 @@ impl Chosen {
     /// Tells the server from all others of its upstream.
     pub fn id(&self) -> u64 {
         self.slot.member.id
+    }
+
+    /// Its name in logs.
+    pub fn name(&self) -> &str {
+        &self.slot.member.name
     }
 }
 
@@ -353,15 +344,11 @@ impl Upstream {
     pub fn reuse(&self, chosen: &Chosen, now: Micros) -> Option<Lease> {
         let slot = &chosen.slot;
         let mut idle = slot.idle.borrow_mut();
-        while let Some(newest) = idle.last() {
-            if now.since(newest.since) >= self.settings().idle {
-                // The others have been idle for longer still.
-                idle.clear();
-                return None;
-            }
-            let known = idle.iter().rev().take(FRESH_MAX).position(|one| one.link.conn.reader.is_heard());
-            let at = idle.len() - 1 - known.unwrap_or(0);
-            let one = idle.remove(at);
+        if idle.newest().is_some_and(|newest| now.since(newest.since) >= self.settings().idle) {
+            // The others have been idle for longer still.
+            idle.clear();
+        }
+        while let Some(one) = idle.take() {
             if !self.is_over(&one, now) {
                 return Some(Lease::new(one.link, true, Busy::new(slot)));
             }
@@ -428,7 +415,7 @@ impl Upstream {
             return Some(buffer);
         }
         let rest = link.conn.reader.read_ahead(buffer);
-        idle.push(Idle { link, since: now });
+        idle.keep(Idle { link, since: now });
         rest
     }
 
@@ -583,7 +570,7 @@ impl Upstream {
         while queue.owed(self.worker) < idle && queue.call_own(self.worker) {}
         let mut spare = idle.saturating_sub(queue.owed(self.worker)).min(queue.waiting());
         for slot in slots {
-            while spare > 0 && slot.idle.borrow_mut().pop().is_some() {
+            while spare > 0 && slot.idle.borrow_mut().take().is_some() {
                 spare -= 1;
             }
         }
@@ -593,9 +580,7 @@ impl Upstream {
     pub fn expire(&self, now: Micros) {
         let most = self.settings().idle;
         for slot in self.slots.borrow().iter() {
-            let mut idle = slot.idle.borrow_mut();
-            let fresh = idle.partition_point(|kept| now.since(kept.since) >= most);
-            idle.drain(..fresh);
+            slot.idle.borrow_mut().expire(most, now);
         }
     }
 }
