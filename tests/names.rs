@@ -6,7 +6,7 @@ use crate::support::gateway::{Gateway, config};
 use crate::support::origin::{Origin, read_request};
 use crate::support::redis::Redis;
 use crate::support::{Folder, until};
-use rateguard::resolve::lookup::{ADDRESSES_MAX, Answer, Lookups};
+use rateguard::resolve::lookup::{ADDRESSES_MAX, Answer, Kind, Lookups};
 use rateguard::resolve::{Interval, Settings};
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
@@ -31,8 +31,14 @@ fn find_on(folder: &Folder, servers: &[&Dns], hosts: &str, resolv: &str, name: &
 }
 
 fn find_by(lookups: &Lookups, name: &str) -> Result<Answer, String> {
+    find_again(lookups, name, &[])
+}
+
+/// Asks for a name that has had these addresses.
+fn find_again(lookups: &Lookups, name: &str, had: &[&str]) -> Result<Answer, String> {
+    let had: Vec<IpAddr> = had.iter().map(|address| address.parse().unwrap()).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(lookups.find(name)).map_err(|error| error.to_string())
+    runtime.block_on(lookups.find(name, &had)).map_err(|error| error.to_string())
 }
 
 fn find(servers: &[&Dns], name: &str) -> Result<Answer, String> {
@@ -41,7 +47,7 @@ fn find(servers: &[&Dns], name: &str) -> Result<Answer, String> {
 
 fn found(ttl: u64, addresses: &[&str]) -> Result<Answer, String> {
     let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
-    Ok(Answer { addresses, ttl: Duration::from_secs(ttl) })
+    Ok(Answer { addresses, ttl: Duration::from_secs(ttl), unheard: None })
 }
 
 fn failed(why: &str) -> Result<Answer, String> {
@@ -128,6 +134,34 @@ fn where_a_nameserver_fails_the_next_is_asked_and_what_one_denies_is_believed() 
     second.say("denied.test", addresses(&["127.0.0.2"]));
     assert_eq!(find(&[&first, &second], "denied.test"), failed("there is no such name"));
     assert_eq!(second.questions("denied.test"), 0);
+}
+
+/// A nameserver that fails about one kind of address has not said that there are none any more.
+#[test]
+fn where_a_nameserver_fails_about_addresses_that_there_were_the_next_is_asked() {
+    let (first, second) = (Dns::start(), Dns::start());
+    let alone = Lookups::with_files(settings(&[&first]), "", "");
+    let both = Lookups::with_files(settings(&[&first, &second]), "", "");
+    let six: IpAddr = "::1".parse().unwrap();
+    first.say("name.test", Says::OnlySix(vec![six]));
+    second.say("name.test", addresses(&["::1", "127.0.0.2"]));
+    assert_eq!(find_again(&both, "name.test", &["127.0.0.2"]), found(60, &["127.0.0.2", "::1"]));
+    let half = |kind: Kind, address: &str| found(60, &[address]).map(|answer| Answer { unheard: Some(kind), ..answer });
+    assert_eq!(find_again(&alone, "name.test", &["127.0.0.2", "::1"]), half(Kind::Four, "::1"));
+    assert_eq!(find_again(&alone, "name.test", &["::1"]), found(60, &["::1"]), "nothing is lost");
+    first.say("name.test", Says::OnlyFour(vec![[127, 0, 0, 2].into()]));
+    assert_eq!(find_again(&alone, "name.test", &["::1"]), half(Kind::Six, "127.0.0.2"));
+    first.say("name.test", addresses(&["127.0.0.2"]));
+    assert_eq!(find_again(&alone, "name.test", &["::1"]), found(60, &["127.0.0.2"]), "it is said that there are none");
+}
+
+#[test]
+fn addresses_of_two_members_of_a_search_list_are_not_mixed() {
+    let dns = Dns::start();
+    dns.say("name.one.test", addresses(&["127.0.0.2"]));
+    dns.say("name.two.test", addresses(&["::1"]));
+    let searched = find_on(&Folder::new(), &[&dns], "", "search one.test two.test\n", "name");
+    assert_eq!(searched, found(60, &["127.0.0.2"]));
 }
 
 #[test]
@@ -273,6 +307,22 @@ fn a_name_that_stops_resolving_is_still_served_and_told_of_once() {
     until("the name is back", || gateway.log_of("resolved").len() == 2);
     asked_again("the name is asked for again", 3);
     assert_eq!(gateway.log_of("resolved").len(), 2, "it is told of once");
+}
+
+#[test]
+fn a_name_half_of_which_stops_resolving_keeps_that_half() {
+    let (dns, origins) = (Dns::start(), origins::<1>());
+    dns.say("api.test", addresses(&["127.0.0.2"]));
+    let gateway = gateway(&dns, "interval = \"100ms\"", &[&format!("api.test:{}", origins.port)], "");
+    assert_eq!(who(&gateway), "2");
+    // An address that nobody listens on.
+    dns.say("api.test", Says::OnlySix(vec!["::1".parse().unwrap()]));
+    until("the other half is known", || !gateway.log_of("servers of the upstream have changed").is_empty());
+    let change = &gateway.log_of("servers of the upstream have changed")[0];
+    assert_eq!(change["removed"], "[]", "{change}");
+    for _ in 0..20 {
+        assert_eq!(who(&gateway), "2");
+    }
 }
 
 #[test]

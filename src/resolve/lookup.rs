@@ -49,6 +49,24 @@ pub struct Answer {
     pub addresses: Vec<IpAddr>,
     /// How long this holds.
     pub ttl: Duration,
+    /// Nobody would say whether there are addresses of this kind.
+    pub unheard: Option<Kind>,
+}
+
+/// A kind of address, which is asked for by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A
+    Four,
+    /// AAAA
+    Six,
+}
+
+impl Kind {
+    /// Whether an address is of this kind.
+    pub fn is_of(self, address: IpAddr) -> bool {
+        address.is_ipv4() == (self == Kind::Four)
+    }
 }
 
 /// Asks for names.
@@ -97,10 +115,11 @@ impl Lookups {
         has_changed
     }
 
-    /// Asks for a name, for two timeouts of each nameserver at most. To be awaited on a runtime of tokio.
-    pub fn find(&self, host: &str) -> impl Future<Output = io::Result<Answer>> + Send + 'static {
-        let (sources, host) = (self.sources.clone(), host.to_owned());
-        async move { sources.find(&host).await }
+    /// Asks for a name that had these addresses, for two timeouts of each nameserver at most. To be awaited on a runtime of
+    /// tokio.
+    pub fn find(&self, host: &str, had: &[IpAddr]) -> impl Future<Output = io::Result<Answer>> + Send + 'static {
+        let (sources, host, had) = (self.sources.clone(), host.to_owned(), had.to_owned());
+        async move { sources.find(&host, &had).await }
     }
 }
 
@@ -138,32 +157,36 @@ impl Sources {
         }
     }
 
-    async fn find(&self, host: &str) -> io::Result<Answer> {
+    /// Where a nameserver says nothing of a kind of address that the name had, the next is asked: nobody has said that they
+    /// are gone.
+    async fn find(&self, host: &str, had: &[IpAddr]) -> io::Result<Answer> {
         // Underscores are no part of a host's name and yet common in those that Docker gives.
         let name = Name::from_str_relaxed(host).map_err(io::Error::other)?;
         if let Some(answer) = self.find_in_hosts(&name) {
             return Ok(answer);
         }
         let first = self.first.load(Ordering::Relaxed);
-        let mut failure = no_answer();
+        let (mut failure, mut half) = (no_answer(), None);
         for turn in 0..self.servers.len() {
             let at = first.wrapping_add(turn) % self.servers.len();
             let Some(server) = self.servers.get(at) else { break };
-            let found = tokio::time::timeout(self.longest, server.lookup_ip(name.clone())).await;
+            let found = tokio::time::timeout(self.longest, ask(server, &name)).await;
             let found = found.unwrap_or(Err(NetError::Timeout));
-            let is_denial = matches!(&found, Err(NetError::Dns(DnsError::NoRecordsFound(_))));
-            if found.is_ok() || is_denial {
-                self.first.store(at, Ordering::Relaxed);
-            }
+            let is_lost = |kind: Kind| had.iter().any(|&address| kind.is_of(address));
             match found {
-                Ok(found) => return answer(found.as_lookup().answers()),
+                Ok((records, Some(kind))) if is_lost(kind) => half = half.or(Some((records, kind))),
+                Ok((records, _)) => {
+                    self.first.store(at, Ordering::Relaxed);
+                    return answer(&records, None);
+                }
+                Err(error) if is_denial(&error) => {
+                    self.first.store(at, Ordering::Relaxed);
+                    return Err(plain(error));
+                }
                 Err(error) => failure = plain(error),
             }
-            if is_denial {
-                break;
-            }
         }
-        Err(failure)
+        half.map_or(Err(failure), |(records, kind)| answer(&records, Some(kind)))
     }
 
     /// As the system's own resolver does it: a name that stands in the file is asked for nowhere else, not even for its
@@ -172,8 +195,29 @@ impl Sources {
         let kinds = [RecordType::A, RecordType::AAAA];
         let found = kinds.map(|kind| self.hosts.lookup_static_host(&Query::query(name.clone(), kind)));
         let records: Vec<Record> = found.iter().flatten().flat_map(|found| found.answers().to_vec()).collect();
-        answer(&records).ok()
+        answer(&records, None).ok()
     }
+}
+
+/// Asks one nameserver for addresses of both kinds; gives what it has, and the kind of which it would not say.
+async fn ask(server: &TokioResolver, name: &Name) -> Result<(Vec<Record>, Option<Kind>), NetError> {
+    let (four, six) =
+        tokio::join!(server.lookup(name.clone(), RecordType::A), server.lookup(name.clone(), RecordType::AAAA));
+    match (four, six) {
+        (Ok(four), Ok(six)) if four.query().name() == six.query().name() => {
+            Ok(([four.answers(), six.answers()].concat(), None))
+        }
+        // Two members of a search list: they are different hosts.
+        (Ok(_), Ok(_)) => Ok((server.lookup_ip(name.clone()).await?.as_lookup().answers().to_vec(), None)),
+        (Ok(four), Err(error)) => Ok((four.answers().to_vec(), (!is_denial(&error)).then_some(Kind::Six))),
+        (Err(error), Ok(six)) => Ok((six.answers().to_vec(), (!is_denial(&error)).then_some(Kind::Four))),
+        (Err(four), Err(six)) => Err(if is_denial(&four) { six } else { four }),
+    }
+}
+
+/// Whether it says that there are no such addresses.
+fn is_denial(error: &NetError) -> bool {
+    matches!(error, NetError::Dns(DnsError::NoRecordsFound(_)))
 }
 
 /// What the system's file says; where it says nothing that can be used, what the system itself would do then.
@@ -216,14 +260,14 @@ fn question(mut options: ResolverOpts, timeout: Duration) -> ResolverOpts {
     options
 }
 
-fn answer(records: &[Record]) -> io::Result<Answer> {
+fn answer(records: &[Record], unheard: Option<Kind>) -> io::Result<Answer> {
     let mut addresses: Vec<IpAddr> = records.iter().filter_map(|record| record.data.ip_addr()).collect();
     addresses.sort();
     addresses.dedup();
     addresses.truncate(ADDRESSES_MAX);
     // Aliases on the way count too.
     let ttl = records.iter().map(|record| Duration::from_secs(record.ttl.into())).min().unwrap_or(FILE_TTL);
-    if addresses.is_empty() { Err(no_address()) } else { Ok(Answer { addresses, ttl }) }
+    if addresses.is_empty() { Err(no_address()) } else { Ok(Answer { addresses, ttl, unheard }) }
 }
 
 fn no_answer() -> io::Error {

@@ -7,6 +7,7 @@ use super::lookup::{Answer, Lookups};
 use super::{News, Resolver, Settings, Target};
 use crate::time::now;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
@@ -69,7 +70,8 @@ async fn rounds(resolver: &Resolver, settings: &Settings, mut lookups: Lookups, 
             resolver.ask_all();
         }
         for target in due {
-            let found = lookups.find(target.host());
+            let had: Vec<IpAddr> = target.addresses().iter().map(SocketAddr::ip).collect();
+            let found = lookups.find(target.host(), &had);
             running.spawn(async move { (target, found.await) });
         }
         // Without room, what is due waits for an answer.
@@ -85,7 +87,11 @@ async fn rounds(resolver: &Resolver, settings: &Settings, mut lookups: Lookups, 
 /// Takes an answer in, and wakes who waits for it.
 fn settle(resolver: &Resolver, settings: &Settings, (target, found): Lookup, tell: impl Fn(&Target, News)) {
     let ttl = found.as_ref().ok().map(|answer| answer.ttl);
-    let news = target.learn(found.map(|answer| answer.addresses));
+    let news = target.learn(found.map(|answer| {
+        let had = target.addresses().into_iter().map(|address| address.ip());
+        let kept = had.filter(|&address| answer.unheard.is_some_and(|kind| kind.is_of(address)));
+        kept.chain(answer.addresses).collect()
+    }));
     match ttl {
         Some(ttl) => target.plan.lock().found(now(), news.is_some(), ttl, settings.interval),
         None => target.plan.lock().failed(now(), settings.interval),

@@ -27,6 +27,8 @@ pub enum Says {
     Truncated(Vec<IpAddr>),
     /// These IPv4 addresses, and nothing at all about others.
     OnlyFour(Vec<IpAddr>),
+    /// These IPv6 addresses, and SERVFAIL of IPv4.
+    OnlySix(Vec<IpAddr>),
     /// NXDOMAIN.
     NoName,
     /// SERVFAIL.
@@ -156,6 +158,14 @@ fn answer(zone: &Mutex<Zone>, question: &Message, is_datagram: bool) -> Option<V
             }
             Says::OnlyFour(_) if query.query_type() != RecordType::A => return None,
             Says::OnlyFour(addresses) => {
+                answer.add_answers(records(&name, &addresses, 60, query.query_type()));
+                break;
+            }
+            Says::OnlySix(_) if query.query_type() == RecordType::A => {
+                answer.metadata.response_code = ResponseCode::ServFail;
+                break;
+            }
+            Says::OnlySix(addresses) => {
                 answer.add_answers(records(&name, &addresses, 60, query.query_type()));
                 break;
             }
