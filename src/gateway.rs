@@ -8,10 +8,10 @@ use crate::http::field::may_be_secret;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::{Bounds, Framing, Refusal};
 use crate::identity::{Caller, Identity, push_part, push_secret};
-use crate::limit::Limiter;
-use crate::limit::policy::{BadPolicy, Policy, Sheet};
+use crate::limit::policy::{BadPolicy, Mode, Policy, Sheet};
+use crate::limit::{Decision, Limiter};
 use crate::log::{Budget, Take};
-use crate::metrics;
+use crate::metrics::{self, Outcome as Counted};
 use crate::route::rewrite::PathChange;
 use crate::route::{HostPattern, Match, PathTree};
 use crate::splice::Splicer;
@@ -190,6 +190,8 @@ pub struct Scratch {
     pub sheet: Sheet,
     /// The request's id.
     pub request_id: Vec<u8>,
+    /// The server that failed it, where one did: its name in logs.
+    pub server: String,
     /// The protocols that the client offers to switch to.
     pub offer: Vec<u8>,
     /// Rate limit fields for the response.
@@ -225,6 +227,46 @@ impl Gateway {
             troubles: RefCell::new(Budget::new(LOG_LINES_PER_SECOND)),
             buffers: RefCell::default(),
             scratches: RefCell::default(),
+        }
+    }
+
+    /// Counts what each limit said.
+    pub fn count(&self, sheet: &Sheet, decision: Decision) {
+        if let Decision::FailOpen(fault)
+        | Decision::FailClosed(fault)
+        | Decision::LocalAllow(fault)
+        | Decision::LocalDeny(fault) = decision
+        {
+            self.metrics.store_error(fault.counted());
+        }
+        let (allow, deny, unknown) = match decision {
+            Decision::Allow | Decision::Deny => (Counted::Allow, Counted::Deny, None),
+            Decision::AllowLeased => {
+                self.metrics.leased();
+                (Counted::Allow, Counted::Deny, None)
+            }
+            Decision::DenyKnown => {
+                self.metrics.denied_from_cache();
+                (Counted::Allow, Counted::Deny, None)
+            }
+            Decision::LocalAllow(_) => (Counted::LocalAllow, Counted::LocalDeny, Some(Counted::FailOpen)),
+            Decision::LocalDeny(_) => (Counted::LocalAllow, Counted::LocalDeny, None),
+            Decision::FailOpen(_) => (Counted::FailOpen, Counted::FailOpen, Some(Counted::FailOpen)),
+            Decision::FailClosed(_) => (Counted::FailClosed, Counted::FailClosed, Some(Counted::FailClosed)),
+        };
+        for (applied, level) in sheet.applied().iter().zip(&sheet.levels) {
+            let is_shadow = self.rules.policy.rule(applied).mode == Mode::Shadow;
+            let outcome = match level {
+                Some(level) if level.short && is_shadow => Counted::ShadowDeny,
+                Some(level) if level.short => deny,
+                // A limit that had room is not what denied the request.
+                Some(_) => allow,
+                None => match unknown {
+                    Some(outcome) => outcome,
+                    None => continue,
+                },
+            };
+            self.metrics.decision(applied.rule, outcome);
         }
     }
 

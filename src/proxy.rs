@@ -11,10 +11,10 @@ use crate::http::forward::{client_request_id, push_request_id};
 use crate::http::head::RequestHead;
 use crate::http::{Framing, Method, Refusal, Version};
 use crate::identity;
-use crate::limit::policy::{Mode, Sheet, Subject};
+use crate::limit::policy::{Mode, Subject};
 use crate::limit::{Decision, StoreFault};
 use crate::log::Take;
-use crate::metrics::{Outcome as Counted, UpstreamError};
+use crate::metrics::UpstreamError;
 use crate::relay::{self, BreakOff, Outcome};
 use crate::reply::{self, Addressee, Denial, Failure};
 use crate::route::redirect::Redirect;
@@ -205,6 +205,7 @@ impl Request<'_> {
             let Some(failure) = failure else { return Next::Close };
             let RequestHead { version, kind, .. } = self.scratch.head;
             self.scratch.head = RequestHead { version, kind, ..RequestHead::default() };
+            self.scratch.endpoint.clear();
             self.take_request_id();
             return self.refuse(&failure).await;
         }
@@ -272,8 +273,8 @@ impl Request<'_> {
         let Scratch { head, caller, endpoint, target, sheet, .. } = &mut *self.scratch;
         let buffer = self.client.reader.data();
         rules.identity.mark_aliases(head, buffer);
-        rules.identity.of(head, buffer, self.peer.ip, caller)?;
         identity::endpoint(head.forwarded_target(buffer), endpoint);
+        rules.identity.of(head, buffer, self.peer.ip, caller)?;
         let host = host_without_port(head.host.of(buffer));
         let asked = Asked { host, path: endpoint, head, buffer, trusted: caller.via_trusted };
         let number = rules.routes.longest(&asked).ok_or(Failure::NoRoute)?;
@@ -294,7 +295,7 @@ impl Request<'_> {
         if limiter.is_remote() && !matches!(decision, Decision::DenyKnown | Decision::AllowLeased) {
             metrics.decision_took(clock.now().since(self.started));
         }
-        count(self.gateway, sheet, decision);
+        self.gateway.count(sheet, decision);
         match decision {
             Decision::Allow | Decision::AllowLeased | Decision::LocalAllow(_) => {
                 self.log_shadow();
@@ -492,6 +493,24 @@ impl Request<'_> {
         self.gateway.metrics.request(self.route, status, self.gateway.clock.now().since(self.started));
     }
 
+    /// The client, where that is known and not the peer.
+    fn client_behind(&self) -> Option<IpAddr> {
+        let ip = self.scratch.caller.ip;
+        (self.endpoint().is_some() && ip != self.peer.ip).then_some(ip)
+    }
+
+    /// What was asked for; `None` where the head could not be read.
+    fn endpoint(&self) -> Option<&str> {
+        let endpoint = &self.scratch.endpoint;
+        (!endpoint.is_empty()).then(|| text(endpoint))
+    }
+
+    /// The server that was asked last, where one was.
+    fn server(&self) -> Option<&str> {
+        let server = &self.scratch.server;
+        (!server.is_empty()).then_some(server)
+    }
+
     fn method(&self) -> &str {
         text(self.scratch.head.method.of(self.client.reader.data()))
     }
@@ -508,6 +527,7 @@ impl Request<'_> {
             retry_after_ms = denial.retry_after_ms(),
             by,
             user = text(&self.scratch.caller.user),
+            client = self.client_behind().map(display),
             peer = self.peer.text,
             method = self.method(),
             endpoint = text(&self.scratch.endpoint),
@@ -530,6 +550,7 @@ impl Request<'_> {
         tracing::info!(
             limits = names.collect::<Vec<_>>().join(","),
             user = text(&self.scratch.caller.user),
+            client = self.client_behind().map(display),
             peer = self.peer.text,
             method = self.method(),
             endpoint = text(&self.scratch.endpoint),
@@ -550,9 +571,11 @@ impl Request<'_> {
         let Take::Write { suppressed } = self.gateway.may_log_trouble(self.started) else { return };
         tracing::warn!(
             upstream = self.gateway.upstreams[upstream].settings().name,
+            server = self.server(),
             status,
             endpoint = text(&self.scratch.endpoint),
             request_id = text(&self.scratch.request_id),
+            client = self.client_behind().map(display),
             peer = self.peer.text,
             suppressed,
             "{what}"
@@ -568,7 +591,9 @@ impl Request<'_> {
         tracing::info!(
             status = answer.status,
             reason = answer.detail,
+            client = self.client_behind().map(display),
             peer = self.peer.text,
+            endpoint = self.endpoint(),
             request_id = text(&self.scratch.request_id),
             suppressed,
             "refused"
@@ -583,9 +608,12 @@ impl Request<'_> {
         let Take::Write { suppressed } = self.gateway.may_log_trouble(self.started) else { return };
         tracing::warn!(
             upstream = self.gateway.upstreams[upstream].settings().name,
+            server = self.server(),
             status = answer.status,
             endpoint = text(&self.scratch.endpoint),
             request_id = text(&self.scratch.request_id),
+            client = self.client_behind().map(display),
+            peer = self.peer.text,
             suppressed,
             "{}",
             answer.detail
@@ -603,46 +631,6 @@ fn ends_first_line(data: &[u8], from: usize) -> bool {
 fn has_empty_line(data: &[u8], from: usize) -> bool {
     let tail = &data[from.saturating_sub(3)..];
     memchr::memchr_iter(b'\n', tail).any(|at| matches!(&tail[at + 1..], [b'\n', ..] | [b'\r', b'\n', ..]))
-}
-
-/// Counts what each limit said.
-fn count(gateway: &Gateway, sheet: &Sheet, decision: Decision) {
-    if let Decision::FailOpen(fault)
-    | Decision::FailClosed(fault)
-    | Decision::LocalAllow(fault)
-    | Decision::LocalDeny(fault) = decision
-    {
-        gateway.metrics.store_error(fault.counted());
-    }
-    let (allow, deny, unknown) = match decision {
-        Decision::Allow | Decision::Deny => (Counted::Allow, Counted::Deny, None),
-        Decision::AllowLeased => {
-            gateway.metrics.leased();
-            (Counted::Allow, Counted::Deny, None)
-        }
-        Decision::DenyKnown => {
-            gateway.metrics.denied_from_cache();
-            (Counted::Allow, Counted::Deny, None)
-        }
-        Decision::LocalAllow(_) => (Counted::LocalAllow, Counted::LocalDeny, Some(Counted::FailOpen)),
-        Decision::LocalDeny(_) => (Counted::LocalAllow, Counted::LocalDeny, None),
-        Decision::FailOpen(_) => (Counted::FailOpen, Counted::FailOpen, Some(Counted::FailOpen)),
-        Decision::FailClosed(_) => (Counted::FailClosed, Counted::FailClosed, Some(Counted::FailClosed)),
-    };
-    for (applied, level) in sheet.applied().iter().zip(&sheet.levels) {
-        let is_shadow = gateway.rules.policy.rule(applied).mode == Mode::Shadow;
-        let outcome = match level {
-            Some(level) if level.short && is_shadow => Counted::ShadowDeny,
-            Some(level) if level.short => deny,
-            // A limit that had room is not what denied the request.
-            Some(_) => allow,
-            None => match unknown {
-                Some(outcome) => outcome,
-                None => continue,
-            },
-        };
-        gateway.metrics.decision(applied.rule, outcome);
-    }
 }
 
 fn text(bytes: &[u8]) -> &str {

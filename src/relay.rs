@@ -107,7 +107,7 @@ pub async fn exchange(
     loop {
         let mut lease = match tries.open(&watching).await {
             Ok(lease) => lease,
-            Err(why) => return why.outcome(body.is_done()),
+            Err(why) => return tries.lost(why.outcome(body.is_done()), &mut scratch.server),
         };
         watching.waits_for(Some(&lease.conn));
         let sent = lease.conn.writer.send(&mut scratch.out, way.patience.response).await;
@@ -143,7 +143,7 @@ pub async fn exchange(
                 if let BreakOff::Backend(fault) = by {
                     tries.fail(fault);
                 }
-                return Outcome::Cut { status, by };
+                return tries.lost(Outcome::Cut { status, by }, &mut scratch.server);
             }
             Ended::Failed { .. } if is_gone => return Outcome::Abandoned,
             Ended::Failed { failure, heard } => {
@@ -152,7 +152,7 @@ pub async fn exchange(
                     continue;
                 }
                 let is_whole = response_error(&failure).is_some() && body.is_done();
-                return Outcome::Failed { failure, is_whole };
+                return tries.lost(Outcome::Failed { failure, is_whole }, &mut scratch.server);
             }
         }
     }

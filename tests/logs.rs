@@ -1,5 +1,5 @@
 use crate::support::client::Client;
-use crate::support::gateway::{PROGRAM, config};
+use crate::support::gateway::{Gateway, PROGRAM, config};
 use crate::support::origin::Origin;
 use crate::support::redis::{hold_port, port_of};
 use crate::support::{Folder, until};
@@ -91,4 +91,41 @@ fn a_reader_that_is_stuck_stops_nobody() {
         }
     }
     assert!(answers > 500, "only {answers} answers in 5 s");
+}
+
+/// Whoever reads the log behind a proxy must find the client there, and what it asked for.
+#[test]
+fn lines_name_the_client_the_server_and_the_endpoint() {
+    let origin = Origin::ok();
+    let hangs_up = Origin::new(|_, _| {});
+    let rest = format!(
+        "[identity]\nunknown_api_keys = \"reject\"\n[[limits]]\nname = \"x\"\nby = [\"ip\"]\nrate = \"1/d\"\nburst = 1\n\
+         match.path = \"/limited\"\n[upstreams.other]\nservers = [\"{}\"]\n[[routes]]\npath = \"/other\"\nupstream = \"other\"\n",
+        hangs_up.address
+    );
+    let gateway = Gateway::start(&config("trusted_proxies = [\"127.0.0.1\"]", &[origin.address], &rest));
+    let ask = |path: &str, fields: &str| Client::connect(gateway.address).get(path, fields).status;
+    let behind = "X-Forwarded-For: 7.7.7.7\r\n";
+    let line = |message: &str, number: usize| {
+        until("it is logged", || gateway.log_of(message).len() > number);
+        gateway.log_of(message)[number].clone()
+    };
+    assert_eq!([ask("/limited", behind), ask("/limited", behind)], [200, 429]);
+    let denied = line("denied", 0);
+    assert_eq!((&denied["client"], &denied["peer"]), (&"7.7.7.7".into(), &"127.0.0.1".into()), "{denied}");
+    assert_eq!([ask("/limited", ""), ask("/limited", "")], [200, 429]);
+    assert!(line("denied", 1)["client"].is_null(), "it is the peer");
+
+    assert_eq!(ask("/a/../b", &format!("{behind}X-API-Key: guessed\r\n")), 401);
+    let refused = line("refused", 0);
+    assert_eq!((&refused["client"], &refused["endpoint"]), (&"7.7.7.7".into(), &"/b".into()), "{refused}");
+    let malformed = crate::support::client::raw(gateway.address, "GET / HTTP/1.1\r\nX-Forwarded-For: 7.7.7.7\r\n\r\n");
+    assert_eq!(malformed.status, 400);
+    let refused = line("refused", 1);
+    assert!(refused["client"].is_null() && refused["endpoint"].is_null(), "{refused}");
+
+    assert_eq!(ask("/other", behind), 502);
+    let failed = line("the backend closed the connection without a response", 0);
+    assert_eq!((&failed["client"], &failed["endpoint"]), (&"7.7.7.7".into(), &"/other".into()), "{failed}");
+    assert_eq!(failed["server"], hangs_up.address.to_string(), "{failed}");
 }

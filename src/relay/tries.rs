@@ -149,6 +149,13 @@ impl<'g> Tries<'g> {
         })
     }
 
+    /// Writes down which server it was that lost the exchange, where it came to ask one.
+    pub fn lost(&self, outcome: Outcome, server: &mut String) -> Outcome {
+        server.clear();
+        server.push_str(self.chosen.as_ref().map_or("", Chosen::name));
+        outcome
+    }
+
     fn busy(&self) -> Failure {
         self.blame(UpstreamError::Busy);
         Failure::Busy
