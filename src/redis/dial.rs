@@ -150,12 +150,25 @@ pub(super) async fn ask(
         }
         if let Some(text) = resp::refusal(&input) {
             let text = String::from_utf8_lossy(text);
-            // Some servers repeat the command's arguments: of AUTH, only the error's code may be told.
-            let text = if name == "AUTH" { text.split(' ').next().unwrap_or_default() } else { &text };
+            let text = if name == "AUTH" { without_secrets(&text) } else { &text };
             return Err(io::Error::other(format!("{name}: {text}")));
         }
         return Ok(input);
     }
+}
+
+/// What AUTH is refused with by Redis, without a password in it.
+const AUTH_REFUSALS: [&str; 4] = [
+    "WRONGPASS invalid username-password pair or user is disabled",
+    "ERR invalid password",
+    "ERR AUTH <password> called without any password configured for the default user",
+    "ERR Client sent AUTH, but no password is set",
+];
+
+/// Some servers repeat a command's arguments: of AUTH, only what is known to hold none may be told, else the error's code.
+fn without_secrets(refusal: &str) -> &str {
+    let known = AUTH_REFUSALS.into_iter().find(|known| refusal.starts_with(known));
+    known.unwrap_or_else(|| refusal.split(' ').next().unwrap_or_default())
 }
 
 /// Reads into the room behind what is there; makes some, of `step` bytes, where there is none.
