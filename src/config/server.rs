@@ -75,12 +75,19 @@ pub(super) fn admin(root: &Section<'_>, listen: &[SocketAddr]) -> Result<Option<
         value.parse(|text| if text == "off" { Ok(None) } else { text::socket_address(text).map(Some) })
     })?;
     match admin {
-        Some(address) if address.port() != 0 && listen.contains(&address) => Err(section.error_at(
-            &["listen"],
-            Flaw::new(format!("{address} is an address of server.listen too"), "use another port, or \"off\""),
-        )),
+        Some(address) if address.port() != 0 && listen.iter().any(|other| meet(address, *other)) => Err(section
+            .error_at(
+                &["listen"],
+                Flaw::new(format!("{address} is an address of server.listen too"), "use another port, or \"off\""),
+            )),
         admin => Ok(admin),
     }
+}
+
+/// Whether a client can mean both: on one port, an address and all addresses of its kind. `[::]` is those of IPv4 too.
+fn meet(one: SocketAddr, other: SocketAddr) -> bool {
+    let is_all_of = |all: SocketAddr, one: SocketAddr| all.ip().is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+    one.port() == other.port() && (one == other || is_all_of(one, other) || is_all_of(other, one))
 }
 
 pub(super) fn log(root: &Section<'_>) -> Result<Log, ConfigError> {

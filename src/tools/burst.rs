@@ -70,7 +70,7 @@ fn check(options: &Options) -> Result<(), ToolError> {
 }
 
 /// Sends `requests` requests over the clients, a thread each, all released at once, while `report` consumes what they
-/// record. Returns how long it took from the release to the last answer.
+/// record. Returns how long it took from the release to the last answer, whatever `report` took.
 fn send(
     clients: Vec<Client>,
     requests: usize,
@@ -81,21 +81,23 @@ fn send(
     let gate = RwLock::new(());
     let (sender, receiver) = mpsc::sync_channel(RECORDS_WAITING_MAX.min(requests));
     thread::scope(|scope| {
+        let mut running = Vec::new();
         let closed = gate.write().unwrap_or_else(PoisonError::into_inner);
         for client in clients {
             let sender = sender.clone();
             let (next, gate) = (&next, &gate);
-            thread::Builder::new()
+            let thread = thread::Builder::new()
                 .stack_size(STACK)
                 .spawn_scoped(scope, move || {
                     drop(gate.read());
-                    fire(&client, next, requests, &sender);
+                    fire(&client, next, requests, &sender)
                 })
                 .map_err(|error| {
                     // Those that were started find nothing left to send.
                     next.store(requests + 1, Ordering::Relaxed);
                     ToolError::Resources(format!("a thread for each of them: {error}"))
                 })?;
+            running.push(thread);
         }
         drop(sender);
         let started = Instant::now();
@@ -104,22 +106,26 @@ fn send(
         // On a failed report, the threads stop at their next record.
         drop(receiver);
         reported?;
-        Ok(started.elapsed())
+        // One that panicked had no answer.
+        let ends = running.into_iter().filter_map(|thread| thread.join().ok().flatten());
+        Ok(ends.max().map_or(Duration::ZERO, |end| end.duration_since(started)))
     })
 }
 
-/// Takes numbers and sends requests until all are taken or nobody listens.
-fn fire(client: &Client, next: &AtomicUsize, requests: usize, sender: &SyncSender<Record>) {
+/// Takes numbers and sends requests until all are taken or nobody listens; gives when the last was answered.
+fn fire(client: &Client, next: &AtomicUsize, requests: usize, sender: &SyncSender<Record>) -> Option<Instant> {
+    let mut last = None;
     loop {
         let number = next.fetch_add(1, Ordering::Relaxed);
         if number > requests {
-            return;
+            return last;
         }
         let sent = Instant::now();
         let fetched = client.fetch();
-        let record = Record { number, took: sent.elapsed(), fetched };
-        if sender.send(record).is_err() {
-            return;
+        let end = Instant::now();
+        last = Some(end);
+        if sender.send(Record { number, took: end.duration_since(sent), fetched }).is_err() {
+            return last;
         }
     }
 }

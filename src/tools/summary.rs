@@ -85,7 +85,7 @@ impl Summary {
             Outcome::Throttled => self.denied += 1,
             Outcome::Failed => *self.failed.entry(answer.status).or_default() += 1,
         }
-        if let Some(seconds) = answer.retry_after_s {
+        if let Some(seconds) = answer.retry_after_s.filter(|_| answer.outcome() == Outcome::Throttled) {
             let values = self.retry_after_s.len();
             match self.retry_after_s.get_mut(&seconds) {
                 Some(count) => *count += 1,
@@ -203,7 +203,7 @@ mod tests {
         assert_eq!(
             summary.draw(Paint::Plain),
             "allowed       98\n\
-             denied         1  (Retry-After: 1 s x 1, 2 s x 1)\n\
+             denied         1  (Retry-After: 1 s x 1)\n\
              failed         3  (503 x 1, no answer x 2: refused)\n\
              elapsed     2.00 s, 50 requests per second\n\
              took     p50 50.0 ms, p90 90.0 ms, p99 99.0 ms, max 100.0 ms\n"
