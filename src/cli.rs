@@ -11,6 +11,7 @@ use crate::tools::{burst, healthcheck, spread};
 use crate::{backend, control, demo, log};
 use clap::{Args, Parser, Subcommand};
 use std::fmt::Display;
+use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -138,10 +139,15 @@ pub fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failed { code, message }) => {
-            eprintln!("rateguard: {message}");
+            say(io::stderr(), format_args!("rateguard: {message}\n"));
             ExitCode::from(code)
         }
     }
+}
+
+/// Writes text for people; that nobody reads any more (`| head`) is no failure, where `println!` would panic.
+fn say(mut to: impl Write, text: impl Display) {
+    let _ = write!(to, "{text}").and_then(|()| to.flush());
 }
 
 /// Why a command failed.
@@ -190,7 +196,7 @@ fn run(command: Command) -> Result<(), Failed> {
             let config = load(&file.config)?;
             let question = Question { method, path, ip, headers };
             let text = explain::explain(&config, &question).map_err(wrong_config)?;
-            print!("{text}");
+            say(io::stdout(), text);
             Ok(())
         }
         Command::Backend { listen } => {
@@ -228,11 +234,11 @@ fn check(path: &Path, print: bool) -> Result<(), Failed> {
     let config = load(path)?;
     control::trust(&config).map_err(wrong_config)?;
     for warning in config.warnings() {
-        eprintln!("warning: {warning}");
+        say(io::stderr(), format_args!("warning: {warning}\n"));
     }
     match print {
-        true => print!("{}", config.print()),
-        false => println!("{}: ok", path.display()),
+        true => say(io::stdout(), config.print()),
+        false => say(io::stdout(), format_args!("{}: ok\n", path.display())),
     }
     Ok(())
 }

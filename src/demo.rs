@@ -10,7 +10,7 @@
 use crate::backend;
 use crate::config::{Config, ConfigError};
 use crate::control::{self, StartError};
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::thread;
 use thiserror::Error;
@@ -62,10 +62,11 @@ pub fn run(listen: SocketAddr, admin: &str, backends: usize) -> Result<(), DemoE
     let config = Config::parse("demo", &text, &|_| None)?;
     let running = control::start(config)?;
     if let Some(address) = running.listening.first() {
-        println!("{}", what_to_try(address, running.admin, backends));
+        // Where nobody reads it, it serves all the same.
+        let _ = writeln!(io::stdout(), "{}", what_to_try(address, running.admin, backends));
     }
     running.wait()?;
-    println!("stopped");
+    let _ = writeln!(io::stdout(), "stopped");
     Ok(())
 }
 
@@ -77,7 +78,7 @@ fn what_to_try(address: &SocketAddr, admin: Option<SocketAddr>, backends: usize)
     let program = std::env::args().next().unwrap_or_else(|| "rateguard".into());
     format!(
         "\nRateGuard listens on http://{address}, in front of {backends} demo backends.\n\
-         Each user may ask each endpoint under /api/ 10 times at once, then 5 times a second.\n\n\
+         Each user may ask each endpoint under /api/ 10 times at once, then 5 times a second; all together 100 times, then 50.\n\n\
          In another terminal, try:\n\
          \x20 curl -i http://{address}/api/data                a response, with its RateLimit fields\n\
          \x20 {program} burst http://{address}/api/data -n 50   50 at once: 10 get a token, the others a 429\n\

@@ -17,6 +17,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 /// A running command; killed when dropped.
 struct Program {
@@ -300,6 +301,48 @@ fn a_burst_gets_as_many_tokens_as_the_bucket_holds() {
     assert!(!out.contains('\x1b'), "colour on what is no terminal");
     let (_, out, _) = run(&["burst", &url, "-n", "5", "-c", "1", "-H", "X-API-Key: two"]);
     assert_eq!((count(&out, "allowed"), count(&out, "denied")), (5, 0), "another user has its own bucket: {out}");
+}
+
+/// How long its answers took has nothing to do with who reads what it prints.
+#[test]
+fn a_burst_is_as_fast_as_its_answers_for_a_slow_reader_too() {
+    const PAUSE: Duration = Duration::from_secs(2);
+    let origin = Origin::ok();
+    let gateway = Gateway::start(&config("", &[origin.address], ""));
+    let url = format!("http://{}/", gateway.address);
+    // More than a pipe holds, less than what waits to be printed.
+    let burst = Command::new(PROGRAM).args(["burst", &url, "-n", "3000", "-c", "4"]).stdout(Stdio::piped()).spawn();
+    let (mut burst, start) = (burst.unwrap(), Instant::now());
+    until("all are answered", || origin.requests().len() == 3000);
+    let answered = start.elapsed();
+    std::thread::sleep(PAUSE);
+    let mut out = String::new();
+    burst.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+    assert!(burst.wait().unwrap().success());
+    let elapsed = out.lines().find_map(|line| line.strip_prefix("elapsed")).unwrap();
+    let seconds: f64 = elapsed.split_whitespace().next().unwrap().parse().unwrap();
+    assert!(seconds < (answered + PAUSE / 2).as_secs_f64(), "{elapsed}, {answered:?}");
+}
+
+#[test]
+fn who_reads_no_more_ends_no_command_badly() {
+    let folder = Folder::new();
+    let file = folder.write("config.toml", &config("", &["127.0.0.1:1".parse().unwrap()], LIMITS));
+    let file = file.to_str().unwrap();
+    for (arguments, code) in [
+        (&["check", "--config", file][..], 0),
+        (&["check", "--print", "--config", file], 0),
+        (&["explain", "GET", "/", "--config", file], 0),
+        (&["run", "--config", "/absent"], 2),
+    ] {
+        let closed = || {
+            let (reader, writer) = std::io::pipe().unwrap();
+            drop(reader);
+            Stdio::from(writer)
+        };
+        let ended = Command::new(PROGRAM).args(arguments).stdout(closed()).stderr(closed()).status().unwrap();
+        assert_eq!(ended.code(), Some(code), "{arguments:?}");
+    }
 }
 
 #[test]
