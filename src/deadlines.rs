@@ -243,13 +243,12 @@ impl Deadlines {
         }
     }
 
-    /// Resets what is still under way when the process ends: a mere end could pass for the end of a message.
-    pub fn reset_busy(&self) {
-        for (_, entry) in self.entries.borrow().iter() {
-            if !entry.idle && !entry.finished {
-                reset(entry.fd);
-            }
-        }
+    /// Resets what is still under way when the process ends: a mere end could pass for the end of a message. Gives how many
+    /// connections that are.
+    pub fn reset_busy(&self) -> usize {
+        let entries = self.entries.borrow();
+        let busy = entries.iter().filter(|(_, entry)| !entry.idle && !entry.finished);
+        busy.inspect(|(_, entry)| reset(entry.fd)).count()
     }
 
     /// The time of the last scan: late by [`SCAN_INTERVAL`] at most, and free.

@@ -107,6 +107,9 @@ fn welcome(stream: TcpStream, peer: SocketAddr, stages: &Rc<Stages>, cap: &Arc<C
         None => {
             let gateway = stages.gateway.clone();
             gateway.metrics.connection_shed();
+            if let Take::Write { suppressed } = gateway.may_log_trouble(now()) {
+                tracing::warn!(%peer, most = cap.most, suppressed, "turned away: server.max_connections are open");
+            }
             if shedding.get() < SHEDDING_MAX {
                 let shedding = shedding.clone();
                 shedding.set(shedding.get() + 1);

@@ -390,7 +390,10 @@ async fn scan(gateway: &Gateway, signals: &Signals, canceller: Canceller, accept
             }
             if signals.at_once.load(Ordering::Acquire) || stop.is_some_and(|stop| stop.none_from <= present) {
                 gateway.close_idle();
-                gateway.deadlines.reset_busy();
+                let connections = gateway.deadlines.reset_busy();
+                if connections > 0 {
+                    tracing::warn!(connections, "cut off: still under way at the end of the stop");
+                }
                 return;
             }
         }

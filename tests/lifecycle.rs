@@ -147,6 +147,9 @@ fn a_request_that_never_ends_is_cut_off_after_the_drain() {
     assert!(client.try_response(true).is_err());
     assert!(start.elapsed() >= Duration::from_millis(500), "cut off after {:?} already", start.elapsed());
     assert_eq!(gateway.wait().code(), Some(0));
+    until("it is told", || !gateway.log_of("cut off: still under way at the end of the stop").is_empty());
+    let told = &gateway.log_of("cut off: still under way at the end of the stop")[0];
+    assert_eq!(told["connections"], 2, "the client's, and that to the backend: {told}");
 }
 
 /// A backend that never ends the body, which only its close would end.
@@ -252,6 +255,7 @@ fn clients_beyond_the_cap_are_told_so_until_there_is_room() {
         assert!(third.is_closed());
     }
     assert_eq!(gateway.metric("rateguard_connections_shed_total"), 10.0);
+    assert_eq!(gateway.log_of("turned away: server.max_connections are open").len(), 10);
     assert!(clients.iter_mut().all(|client| client.get("/", "").status == 200));
     let [first, _second] = clients;
     drop(first);
