@@ -364,15 +364,20 @@ impl<'s> Value<'s> {
     where
         T: TryFrom<i128> + PartialOrd + Display,
     {
-        let fix = format!("write a whole number from {} to {}, without quotes", range.start(), range.end());
+        let whole = format!("a whole number from {} to {}", range.start(), range.end());
+        let fix = match self.raw.is_str() && self.variable()?.is_some() {
+            true => format!("set the variable to {whole}"),
+            false => format!("write {whole}, without quotes"),
+        };
         let (text, radix) = match (self.raw, self.variable()?) {
             (DeValue::Integer(number), _) => (number.as_str().to_owned(), number.radix()),
             (_, Some(text)) => (text, 10),
             _ => return Err(self.wrong_type("an integer", &fix)),
         };
-        let number = i128::from_str_radix(&text, radix).ok().and_then(|number| T::try_from(number).ok());
-        let number = number.filter(|number| range.contains(number));
-        number.ok_or_else(|| self.error(format!("{text} is out of range"), fix))
+        let number = i128::from_str_radix(&text, radix);
+        let problem = if number.is_ok() { "is out of range" } else { "is no whole number" };
+        let number = number.ok().and_then(|number| T::try_from(number).ok()).filter(|number| range.contains(number));
+        number.ok_or_else(|| self.error(format!("{text} {problem}"), fix))
     }
 
     /// A duration within a range.

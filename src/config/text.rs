@@ -219,10 +219,17 @@ pub(super) fn host_and_port(text: &str, default_port: Option<u16>) -> Result<(St
     Ok((host.to_owned(), port))
 }
 
-/// Bytes of a host name (RFC 1035 section 2.3.4).
+/// Bytes of a host name, and of each of its labels (RFC 1035 section 2.3.4).
 const HOST_MAX: usize = 253;
+const LABEL_MAX: usize = 63;
 
+/// Whether it is a name or an IPv4 address. Numbers alone are no name (RFC 1123 section 2.1), but a mistyped address.
 fn is_host(host: &str) -> bool {
-    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-    (1..=HOST_MAX).contains(&host.len()) && host.bytes().all(fits)
+    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+    let is_label = |label: &str| (1..=LABEL_MAX).contains(&label.len()) && label.bytes().all(fits);
+    let name = host.strip_suffix('.').unwrap_or(host);
+    let is_number = name.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    (1..=HOST_MAX).contains(&host.len())
+        && name.split('.').all(is_label)
+        && (!is_number || host.parse::<std::net::Ipv4Addr>().is_ok())
 }
