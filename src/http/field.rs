@@ -166,7 +166,7 @@ impl FieldFacts {
                 }
                 FieldName::TransferEncoding => facts.coding = Some(transfer_coding(value())?),
                 FieldName::Connection => {
-                    options += value().split(|&b| b == b',').count();
+                    options += 1 + memchr::memchr_iter(b',', value()).count();
                     for option in tokens(value()) {
                         let (close, keep_alive) =
                             (option.eq_ignore_ascii_case(b"close"), option.eq_ignore_ascii_case(b"keep-alive"));
