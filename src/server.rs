@@ -12,6 +12,7 @@ use crate::reply::{self, Addressee, Failure};
 use crate::time::now;
 use monoio::io::CancelHandle;
 use monoio::net::{TcpListener, TcpStream};
+use rustix::io::Errno;
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -72,8 +73,10 @@ pub async fn accept(
             Ok((stream, peer)) => welcome(stream, peer, &stages, &cap, &shedding),
             Err(_) if gateway.draining.get() => break,
             Err(error) => {
-                // Where descriptors ran out, clients need them more.
-                gateway.close_idle();
+                if matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE)) {
+                    // Clients need the descriptors more.
+                    gateway.close_idle();
+                }
                 if let Take::Write { suppressed } = gateway.may_log_trouble(now()) {
                     tracing::error!(%error, suppressed, "cannot accept connections");
                 }

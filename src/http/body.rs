@@ -219,10 +219,9 @@ fn framing_byte(state: State, byte: u8) -> Result<State, BadBody> {
         (State::Size { digits: 1.., size }, b';') => State::Extension { size, bytes: 1, text: Text::Plain },
         (State::Size { .. }, _) => return Err(BadBody("malformed chunk size")),
         (State::Padding { size, .. }, b'\r') => State::SizeLf { size },
-        (State::Padding { size, bytes }, b';') => State::Extension { size, bytes, text: Text::Plain },
-        (State::Padding { size, bytes }, b) if is_blank(b) && bytes < EXTENSION_MAX => {
-            State::Padding { size, bytes: bytes + 1 }
-        }
+        (State::Padding { bytes: EXTENSION_MAX, .. }, _) => return Err(BadBody("chunk extension too long")),
+        (State::Padding { size, bytes }, b';') => State::Extension { size, bytes: bytes + 1, text: Text::Plain },
+        (State::Padding { size, bytes }, b) if is_blank(b) => State::Padding { size, bytes: bytes + 1 },
         (State::Padding { .. }, _) => return Err(BadBody("malformed chunk size")),
         (State::Extension { size, text: Text::Plain, .. }, b'\r') => State::SizeLf { size },
         (State::Extension { size, bytes, text }, b) if is_field_byte(b) => {

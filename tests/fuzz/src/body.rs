@@ -91,25 +91,49 @@ const HEAD_ONLY: [&str; 48] = [
 
 /// The decoder reads what the reference reads, at any cut; and what it has read, framed anew, is the same data again.
 pub fn chunked_body(bytes: &[u8]) {
+    body_of(bytes, Sender::Client);
+    body_of(bytes, Sender::Backend);
+}
+
+/// Who sends a body. House rule: white space behind a chunk's size is taken from backends alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sender {
+    Client,
+    Backend,
+}
+
+impl Sender {
+    fn decoder(self) -> Decoder {
+        match self {
+            Sender::Client => Decoder::new(Framing::Chunked),
+            Sender::Backend => Decoder::of_response(Framing::Chunked),
+        }
+    }
+}
+
+fn body_of(bytes: &[u8], sender: Sender) {
+    let decode = |cuts: &[usize]| decode_by(sender.decoder(), bytes, cuts);
+    let reference = |bytes: &[u8]| reference_of(bytes, sender);
     let wanted = reference(bytes);
-    let whole = decode(Framing::Chunked, bytes, &[]);
-    assert_eq!(whole, wanted, "{}", shown(bytes));
+    let whole = decode(&[]);
+    assert_eq!(whole, wanted, "{sender:?}: {}", shown(bytes));
     let every: Vec<usize> = (0..=bytes.len()).collect();
-    assert_eq!(decode(Framing::Chunked, bytes, &every), wanted, "byte by byte: {}", shown(bytes));
+    assert_eq!(decode(&every), wanted, "{sender:?}, byte by byte: {}", shown(bytes));
     let mut dice = dice(bytes);
     for _ in 0..4 {
         let cuts = cuts(bytes.len(), &mut dice);
-        assert_eq!(decode(Framing::Chunked, bytes, &cuts), wanted, "cut at {cuts:?}: {}", shown(bytes));
+        assert_eq!(decode(&cuts), wanted, "{sender:?}, cut at {cuts:?}: {}", shown(bytes));
     }
     if let End::At(end) = wanted.end {
         let shorter = dice.usize(..end);
         assert_eq!(reference(&bytes[..shorter]).end, End::Later, "to {shorter}: {}", shown(bytes));
     }
-    let again = framed_anew(bytes, &cuts(bytes.len(), &mut dice));
+    let again = framed_anew_by(sender.decoder(), bytes, &cuts(bytes.len(), &mut dice));
     let end = if matches!(wanted.end, End::At(_)) { End::At(again.len()) } else { End::Later };
     let expected = Body { data: wanted.data, trailers: may_go(&wanted.trailers), end };
-    assert_eq!(reference(&again), expected, "framed anew: {}", shown(&again));
-    assert_eq!(decode(Framing::Chunked, &again, &[]), expected, "framed anew: {}", shown(&again));
+    // In the narrower reading, whoever sent it.
+    assert_eq!(reference_of(&again, Sender::Client), expected, "framed anew: {}", shown(&again));
+    assert_eq!(decode_by(Sender::Client.decoder(), &again, &[]), expected, "framed anew: {}", shown(&again));
 }
 
 /// The lines of the trailers that may go on.
@@ -134,15 +158,23 @@ pub fn cuts(length: usize, dice: &mut fastrand::Rng) -> Vec<usize> {
 
 /// Decodes a body that arrives in pieces.
 pub fn decode(framing: Framing, bytes: &[u8], cuts: &[usize]) -> Body {
+    decode_by(Decoder::new(framing), bytes, cuts)
+}
+
+fn decode_by(decoder: Decoder, bytes: &[u8], cuts: &[usize]) -> Body {
     let mut data = Vec::new();
-    let (end, trailers) = follow(framing, bytes, cuts, |piece| data.extend_from_slice(piece));
+    let (end, trailers) = follow(decoder, bytes, cuts, |piece| data.extend_from_slice(piece));
     Body { data, trailers, end }
 }
 
 /// What goes on of a chunked body that arrives in pieces.
 pub fn framed_anew(bytes: &[u8], cuts: &[usize]) -> Vec<u8> {
+    framed_anew_by(Sender::Client.decoder(), bytes, cuts)
+}
+
+fn framed_anew_by(decoder: Decoder, bytes: &[u8], cuts: &[usize]) -> Vec<u8> {
     let mut out = Vec::new();
-    let (end, lines) = follow(Framing::Chunked, bytes, cuts, |piece| chunk(&mut out, piece));
+    let (end, lines) = follow(decoder, bytes, cuts, |piece| chunk(&mut out, piece));
     if matches!(end, End::At(_)) {
         out.extend_from_slice(LAST_CHUNK);
         trailers::append(&mut out, &lines, |_| false);
@@ -152,8 +184,7 @@ pub fn framed_anew(bytes: &[u8], cuts: &[usize]) -> Vec<u8> {
 }
 
 /// Feeds a decoder piece by piece; every step must go on, and stay in its piece.
-fn follow(framing: Framing, bytes: &[u8], cuts: &[usize], mut take: impl FnMut(&[u8])) -> (End, Vec<u8>) {
-    let mut decoder = Decoder::new(framing);
+fn follow(mut decoder: Decoder, bytes: &[u8], cuts: &[usize], mut take: impl FnMut(&[u8])) -> (End, Vec<u8>) {
     let (mut at, mut ends) = (0, cuts.to_vec());
     ends.push(bytes.len());
     for end in ends {
@@ -175,8 +206,12 @@ fn follow(framing: Framing, bytes: &[u8], cuts: &[usize], mut take: impl FnMut(&
 
 /// RFC 9112 section 7.1, read line by line.
 pub fn reference(bytes: &[u8]) -> Body {
+    reference_of(bytes, Sender::Client)
+}
+
+fn reference_of(bytes: &[u8], sender: Sender) -> Body {
     let mut body = Body { data: Vec::new(), trailers: Vec::new(), end: End::Later };
-    body.end = read_chunks(bytes, &mut body).unwrap_or_else(|stop| stop);
+    body.end = read_chunks(bytes, &mut body, sender).unwrap_or_else(|stop| stop);
     body
 }
 
@@ -200,11 +235,11 @@ fn line(bytes: &[u8]) -> Result<Line<'_>, End> {
     }
 }
 
-fn read_chunks(bytes: &[u8], body: &mut Body) -> Result<End, End> {
+fn read_chunks(bytes: &[u8], body: &mut Body, sender: Sender) -> Result<End, End> {
     let mut at = 0;
     loop {
         let head = line(&bytes[at..])?;
-        let size = size(&head)?;
+        let size = size(&head, sender)?;
         at += head.text.len() + 2;
         if size == 0 {
             let end = read_trailers(bytes, at)?;
@@ -227,12 +262,16 @@ fn read_chunks(bytes: &[u8], body: &mut Body) -> Result<End, End> {
 
 /// `chunk-size [ chunk-ext ]`. House rule: an extension is any text behind a semicolon in which
 /// quotes are closed, and it is bounded.
-fn size(line: &Line<'_>) -> Result<u64, End> {
+fn size(line: &Line<'_>, sender: Sender) -> Result<u64, End> {
     let digits = line.text.iter().take_while(|b| b.is_ascii_hexdigit()).count();
     let (number, extension) = line.text.split_at(digits);
+    let padding = match sender {
+        Sender::Client => 0,
+        Sender::Backend => extension.iter().take_while(|b| b" \t".contains(b)).count(),
+    };
     let number_fits = digits <= SIZE_DIGITS_MAX && (digits > 0 || line.text.is_empty() && !line.has_cr);
     let extension_fits = extension.len() <= EXTENSION_MAX
-        && extension.first().is_none_or(|&b| b == b';')
+        && extension[padding..].first().is_none_or(|&b| b == b';')
         && extension.iter().all(|&b| super::grammar::is_text(b))
         && (!line.has_cr || quotes_are_closed(extension));
     match (number_fits && extension_fits, line.is_whole) {
